@@ -16,7 +16,14 @@ ROWS = [
     {"core"},
     {"training.operator_losses", "training.schedules", "training.optimizers", "training.lora"}
     | {"models", "data", "diagnosis", "plotting"},
-    {"training.loop", "training.evaluation", "training.checkpoint", "training.parallel"}
+    {
+        "training.loop",
+        "training.evaluation",
+        "training.checkpoint",
+        "training.checkpointer",
+        "training.sharded_checkpoint",
+    }
+    | {"training.parallel", "training.fully_shard"}
     | {"training.policies", "training.spikes", "training.grad_norms"},
     {"record"},
     {"tasks", "observers", "tracking", "importers"},

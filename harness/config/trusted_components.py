@@ -101,7 +101,10 @@ COMPONENTS = {
         *_names_in("harness.observers.mlflow", "DeferredMlflowUpload MlflowUploader"),
         "harness.observers.tensorboard.TensorBoardWriter",
     ),
-    "parallel": ("harness.training.parallel.DataParallel",),
+    "parallel": (
+        "harness.training.fully_shard.FullyShard",
+        "harness.training.parallel.DataParallel",
+    ),
     "pruner": PRUNERS,
     "pruner.wrapped_pruner": PRUNERS,
     "hydra.sweeper": (

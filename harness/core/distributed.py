@@ -73,12 +73,16 @@ class ProcessGroup:
         return made if self.is_main else make()  # type: ignore[return-value]  # without an error, rank 0 has made it
 
     def broadcast_model(self, model: nn.Module) -> None:
-        """Copy parameters and buffers from rank 0, since each process may have drawn different initial weights."""
+        """Copy parameters and buffers from rank 0, since each process may have drawn different initial weights.
+
+        The model may be on the CPU, if it does not fit the device that the processes communicate with.
+        """
         if self.size == 1:
             return
         for tensor in (*model.parameters(), *model.buffers()):
-            data = tensor.data
-            dist.broadcast(torch.view_as_real(data) if data.is_complex() else data, src=0)
+            on_device = tensor.data.to(self.device)
+            dist.broadcast(torch.view_as_real(on_device) if on_device.is_complex() else on_device, src=0)
+            tensor.data.copy_(on_device)
 
 
 def is_true_anywhere(flag: bool) -> bool:
@@ -119,6 +123,13 @@ def leave_process_group() -> None:
         with suppress(RuntimeError):  # do not wait for a peer that has died
             dist.barrier()
         dist.destroy_process_group()
+
+
+def abandon_process_group() -> None:
+    """Leave without waiting, after an error of this process; the others fail where they wait for it."""
+    if dist.is_initialized():
+        with suppress(RuntimeError):
+            dist.destroy_process_group()
 
 
 def select_device(kind: str) -> str:

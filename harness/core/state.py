@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.core import seeding
+from harness.core.sharding import identify_storage, shard_like
 
 
 @dataclass(frozen=True)
@@ -159,15 +160,17 @@ def load_model_weights(model: nn.Module, weights: Mapping[str, Tensor], *, stric
     """
     if pair := find_broken_tie(model, weights):
         raise ValueError(f"{pair[0]} and {pair[1]} differ in the weights but are tied in the model; untie them first")
-    model.load_state_dict(weights, strict=strict)
+    own = model.state_dict(keep_vars=True)
+    parts = {name: shard_like(tensor, own[name]) if name in own else tensor for name, tensor in weights.items()}
+    model.load_state_dict(parts, strict=strict)
 
 
 def find_broken_tie(model: nn.Module, weights: Mapping[str, Tensor]) -> tuple[str, str] | None:
     """Return two names of one tensor of `model` that differ in `weights`, as after training adapters of a tied head."""
     first_names: dict[int, str] = {}
-    for name, tensor in model.state_dict().items():
+    for name, tensor in model.state_dict(keep_vars=True).items():
         if name in weights and tensor.numel():
-            first = first_names.setdefault(tensor.data_ptr(), name)
+            first = first_names.setdefault(identify_storage(tensor), name)
             if weights[first] is not weights[name] and not torch.equal(weights[first], weights[name]):
                 return first, name
     return None

@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
 import torch
@@ -123,11 +123,14 @@ def build_parts(
     if cfg.lora:
         instantiate_component(cfg, "lora")(task.model)
     parallel: Parallel = instantiate_component(cfg, "parallel")
-    parallel.place_model(task.model, processes)
+    autocast = getattr(torch, settings.precision.autocast) if settings.precision.autocast else None
+    _report_errors_under("parallel", parallel.place_model)(task.model, processes, autocast)
     _compile_model(cfg.compile, task.model)
     if settings.precision.autocast and any(parameter.is_complex() for parameter in task.model.parameters()):
         raise ConfigError("precision.autocast: the model has complex parameters; use precision=fp32")
-    optimizer = build_optimizer(cfg, task.model, settings.weight_decay_applies_to)
+    build = partial(build_optimizer, cfg, weight_decay_applies_to=settings.weight_decay_applies_to)
+    optimizer = build(task.model)
+    _report_errors_under("optimizer", parallel.check_optimizer)(build, processes)
     unused = [UNUSED_KERNEL] if _cannot_use_fused_kernel(cfg, task.model) else []
     plan = _build_plan(settings, task, processes, schedule_start_step)
     schedule = instantiate_component(cfg, "schedule")

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from harness.core.distributed import ProcessGroup
 from harness.core.errors import ConfigError
 from harness.core.events import Event, FinalTest, Notice
+from harness.core.sharding import has_sharded_weights, is_sharded
 from harness.core.state import TrainState, load_model_weights
 from harness.core.task import Task
 from harness.training.checkpoint import read_best_weights
@@ -65,8 +66,11 @@ def score_test_split(
 
 @contextmanager
 def _replaced_weights(model: nn.Module, weights: dict[str, Tensor]) -> Iterator[None]:
-    """Give `model` other weights; its own are kept in the memory of the CPU."""
-    own = {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}
+    """Give `model` other weights; its own are kept in the memory of the CPU, or in parts on the devices."""
+    own = {
+        name: tensor.detach().clone() if is_sharded(tensor) else tensor.detach().to("cpu", copy=True)
+        for name, tensor in model.state_dict().items()
+    }
     try:
         load_model_weights(model, weights)
         yield
@@ -76,7 +80,9 @@ def _replaced_weights(model: nn.Module, weights: dict[str, Tensor]) -> Iterator[
 
 def draw_predictions(task: Task, folder: Path, emit: Callable[[Event], None]) -> None:
     """Draw the model's predictions on held-out examples, if the task supports it."""
-    if hasattr(task, "save_figures"):
+    if hasattr(task, "save_figures") and has_sharded_weights(task.model):
+        emit(Notice("figures of the predictions are not drawn with parallel=fsdp"))
+    elif hasattr(task, "save_figures"):
         try:
             task.save_figures(folder / "figures")
         except Exception as error:  # a missing figure must not fail the run

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from harness.config.compose import load_config
 from harness.config.schema import RunSettings
 from harness.core.errors import ConfigError
+from harness.core.sharding import identify_storage
 from harness.core.state import find_broken_tie, load_model_weights
 from harness.core.terminal import paragraph_width, wrap_text
 from harness.models import untie_head
@@ -102,13 +103,13 @@ def load_matching_weights(model: nn.Module, weights: dict[str, Tensor]) -> Weigh
 
 def match_weights(model: nn.Module, weights: dict[str, Tensor]) -> WeightMatch:
     """Match `weights`, which have the model's own names, to `model` without copying them."""
-    own = model.state_dict()
+    own = model.state_dict(keep_vars=True)
     fits = {name for name, tensor in weights.items() if name in own and own[name].shape == tensor.shape}
     clash = sorted(name for name in weights.keys() & own.keys() if name not in fits)
-    filled = {own[name].data_ptr() for name in fits}
+    filled = {identify_storage(own[name]) for name in fits}
     return WeightMatch(
         matched=sorted(fits),
-        missing=sorted(name for name in own if name not in weights and own[name].data_ptr() not in filled),
+        missing=sorted(name for name in own if name not in weights and identify_storage(own[name]) not in filled),
         unexpected=sorted(name for name in weights if name not in own and not _is_ignored_buffer(name, model)),
         mismatched=[f"{name} {list(weights[name].shape)} for {list(own[name].shape)}" for name in clash],
     )

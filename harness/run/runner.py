@@ -38,7 +38,8 @@ from harness.run.unseen_test import check_test_unseen
 from harness.run.user_code import describe_error, explain_user_errors
 from harness.tracking.store_uri import resolve_store_uri
 from harness.tracking.upload_process import UploadProcess
-from harness.training.checkpoint import WEIGHTS_FILE, Checkpointer
+from harness.training.checkpoint import WEIGHTS_FILE
+from harness.training.checkpointer import Checkpointer
 from harness.training.loop import Trainer
 from harness.training.policies import Policy, Stop
 
@@ -242,6 +243,7 @@ def _train_and_record(
         reason = shortage or describe_error(error)
         stop = Stop("interrupted" if shortage else "failed", reason)
         if not shortage:
+            distributed.abandon_process_group()
             write_traceback(folder / f"{processes.rank or ''}{TRACEBACK_FILE}", error)
     if stop.status == "completed" and any(isinstance(observer, FigureWriter) for observer in emit.observers):
         draw_predictions(parts.task, folder, emit)

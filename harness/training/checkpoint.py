@@ -2,8 +2,6 @@
 
 import json
 import math
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -16,43 +14,45 @@ from torch import Tensor, nn
 
 from harness.core.checkpoint_names import checkpoint_name, list_saved_steps
 from harness.core.digests import check_exported, compute_file_digest, compute_json_digest, describe_mismatch
-from harness.core.distributed import ProcessGroup
 from harness.core.files import (
     check_regular_file,
     find_intact_folder,
     read_small_file,
-    remove_folder,
-    replace_folder,
     write_folder_atomically,
 )
-from harness.core.seeding import get_rng_state
-from harness.core.shortage import ShortageError, describe_shortage
+from harness.core.sharding import identify_storage
 from harness.core.state import TrainState
-from harness.training.spikes import SPIKE_STEPS
+from harness.training.sharded_checkpoint import MOMENTS_FOLDER, read_sharded_moments
 
 WEIGHTS_FILE, STATE_FILE, SUMMARY_FILE = "model.safetensors", "state.pt", "checkpoint.json"
 CHECKED_FILES = (WEIGHTS_FILE, STATE_FILE)
 COUNTERS = "counters"  # key of the summary, and of their digest in it
-AFTER_SPIKE = ".after-spike"  # suffix of checkpoints that a rollback discarded
 
 
 def save_checkpoint(state: TrainState, folder: Path, rng: Sequence[Any] | None = None) -> None:
     """Write `state` to `folder` atomically. `rng` holds the generator states of every process."""
-    state_without_weights = state.state_dict(rng)
-    weights = state_without_weights.pop("model")
+    write_checkpoint(state.state_dict(rng), folder)
+
+
+def write_checkpoint(parts: Mapping[str, Any], folder: Path, moments: Path | None = None) -> None:
+    """Write the parts of a state to `folder` atomically; `moments` is a folder with sharded ones to be moved there."""
+    state_without_weights = {name: part for name, part in parts.items() if name != "model"}
 
     def write(draft: Path) -> None:
-        save_weights(weights, draft / WEIGHTS_FILE)
+        save_weights(parts["model"], draft / WEIGHTS_FILE)
         with (draft / STATE_FILE).open("wb") as file:  # from a path, torch.save raises without saying why
             torch.save(state_without_weights, file)
-        write_checkpoint_summary(draft, state_without_weights["counters"])
+        if moments:
+            moments.rename(draft / MOMENTS_FOLDER)
+        write_checkpoint_summary(draft, parts["counters"])
 
     write_folder_atomically(folder, write)
 
 
 def estimate_checkpoint_bytes(state: TrainState, n_moments: int = 2) -> int:
     """Return about how many bytes a checkpoint of `state` takes, with so many moments per trainable parameter."""
-    tensors = {tensor.data_ptr(): tensor for tensor in state.model.state_dict().values()}  # tied ones are written once
+    own = state.model.state_dict(keep_vars=True).values()
+    tensors = {identify_storage(tensor): tensor for tensor in own}  # tied ones are written once
     weights = sum(tensor.nbytes for tensor in tensors.values())
     trainable = sum(parameter.nbytes for parameter in state.model.parameters() if parameter.requires_grad)
     return weights + n_moments * trainable
@@ -60,13 +60,17 @@ def estimate_checkpoint_bytes(state: TrainState, n_moments: int = 2) -> int:
 
 def write_checkpoint_summary(folder: Path, counters: Mapping[str, Any]) -> None:
     """Write SUMMARY_FILE: the counters, their SHA-256, and that of each other file of the checkpoint."""
-    sums = {name: compute_file_digest(folder / name) for name in CHECKED_FILES if (folder / name).exists()}
+    shards = (f"{MOMENTS_FOLDER}/{path.name}" for path in sorted(folder.glob(f"{MOMENTS_FOLDER}/*")))
+    names = (name for name in (*CHECKED_FILES, *shards) if (folder / name).exists())
+    sums = {name: compute_file_digest(folder / name) for name in names}
     summary = {"counters": counters, "sha256": {COUNTERS: compute_json_digest(counters), **sums}}
     (folder / SUMMARY_FILE).write_text(json.dumps(summary, indent=1))
 
 
-def read_checkpoint(folder: Path) -> dict[str, Any]:
+def read_checkpoint(folder: Path, like: TrainState | None = None) -> dict[str, Any]:
     """Return all parts of the state in a checkpoint: model, optimizer, schedule, and so on.
+
+    Moments that several processes wrote are whole, or sharded as the parameters of `like` are.
 
     Raises:
         ValueError: If a file is missing or damaged.
@@ -74,7 +78,9 @@ def read_checkpoint(folder: Path) -> dict[str, Any]:
     folder = find_intact_folder(folder)
     if damage := find_damage(folder):
         raise ValueError(damage)
-    return {"model": load_weights(folder / WEIGHTS_FILE), **_load_tensors(folder / STATE_FILE)}
+    parts = _load_tensors(folder / STATE_FILE)
+    parts["optimizer"] = read_sharded_moments(parts["optimizer"], folder / MOMENTS_FOLDER, like)
+    return {"model": load_weights(folder / WEIGHTS_FILE), **parts}
 
 
 def load_checkpoint(state: TrainState, folder: Path, *, rank: int = 0) -> None:
@@ -83,7 +89,7 @@ def load_checkpoint(state: TrainState, folder: Path, *, rank: int = 0) -> None:
     Raises:
         ValueError: If a file is missing or damaged, or does not fit `state`.
     """
-    state.load_state_dict(read_checkpoint(folder), rank=rank)
+    state.load_state_dict(read_checkpoint(folder, state), rank=rank)
 
 
 def read_best_weights(folder: Path) -> dict[str, Tensor]:
@@ -112,7 +118,7 @@ def read_counters(folder: Path) -> dict[str, Any]:
 
 def find_damage(folder: Path) -> str | None:
     """Return what is wrong with the files of a checkpoint, or None if they are as written."""
-    return _find_damage(folder, CHECKED_FILES)
+    return _find_damage(folder, CHECKED_FILES) or _find_damage(folder, _list_shards(folder))
 
 
 def choose_checkpoint(folder: Path, which: str) -> tuple[Path, list[str]]:
@@ -205,88 +211,9 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in loaded.items() if isinstance(tensor, Tensor)}
 
 
-class Checkpointer:
-    """Write checkpoints to `folder`: `step-…` for the last `keep`, and `best`.
-
-    Older ones are kept as long as a rollback may need them.
-    """
-
-    def __init__(self, folder: Path, processes: ProcessGroup, keep: int) -> None:
-        self.folder, self.processes, self.keep = folder, processes, keep
-        self._saved_step: int | None = None
-
-    def save(self, state: TrainState, is_best: bool) -> None:
-        """Save `state` unless this step is saved already. Every process must call it, to save its generators.
-
-        An error of the process that writes is raised by all, so that none waits for it.
-        """
-        path = self.folder / checkpoint_name(state.step)
-        is_saved, self._saved_step = self._saved_step == state.step, state.step
-        rng = None if is_saved else self.processes.all_gather(get_rng_state())
-
-        def write() -> None:
-            try:
-                if not is_saved:
-                    save_checkpoint(state, path, rng)
-                if is_best:
-                    self._link_as_best(path)
-            except Exception as error:  # other processes receive the error without its cause
-                if shortage := describe_shortage(error, self.folder):
-                    raise ShortageError(shortage) from error
-                raise
-            self._remove_old(state.step)
-
-        self.processes.run_main_first(write if self.processes.is_main else lambda: None)
-
-    def _remove_old(self, step: int) -> None:
-        """Remove the checkpoints that neither `keep` nor a rollback needs once `step` is saved."""
-        saved = list_saved_steps(self.folder)
-        # A spike is detected SPIKE_STEPS late, so a rollback may need the last checkpoint before that.
-        rollback_step = max((earlier for earlier in saved if earlier <= step - SPIKE_STEPS), default=0)
-        for earlier in saved[: -self.keep]:
-            if earlier < rollback_step:
-                remove_folder(self.folder / checkpoint_name(earlier))
-
-    def save_resumed_start(self, state: TrainState, best: Path | None) -> None:
-        """Save where a resumed run starts and the best checkpoint so far, so that it does not need the old run.
-
-        The best one comes first: if this process is killed in between, there is no step to resume from without it.
-        """
-        if self.processes.is_main and best:
-            self._link_as_best(best)
-        self.save(state, False)
-
-    def restore_before(self, state: TrainState, before: int) -> int | None:
-        """Restore the last intact checkpoint before step `before` and mark the later ones as discarded.
-
-        Return its step, or None if there is none.
-        """
-        path = self.processes.broadcast(self._find_last_before(before) if self.processes.is_main else None)
-        if path is None:
-            return None
-        load_checkpoint(state, path, rank=self.processes.rank)
-        self._saved_step = None  # the same step will be saved again, with another state
-        if self.processes.is_main:
-            for step in list_saved_steps(self.folder):
-                if step > state.step:
-                    name = checkpoint_name(step)
-                    replace_folder(self.folder / name, self.folder / f"{name}{AFTER_SPIKE}")
-        return state.step
-
-    def _find_last_before(self, step: int) -> Path | None:
-        earlier = [saved for saved in reversed(list_saved_steps(self.folder)) if saved < step]
-        paths = (find_intact_folder(self.folder / checkpoint_name(saved)) for saved in earlier)
-        return next((path for path in paths if find_damage(path) is None), None)
-
-    def _link_as_best(self, checkpoint: Path) -> None:
-        def link_files(draft: Path) -> None:
-            for file in checkpoint.iterdir():
-                try:
-                    os.link(file, draft / file.name)
-                except OSError:  # the file system has no hard links
-                    shutil.copyfile(file, draft / file.name)
-
-        write_folder_atomically(self.folder / "best", link_files)
+def _list_shards(folder: Path) -> list[str]:
+    """Return the names of the files with sharded moments that the summary of a checkpoint lists."""
+    return [name for name in _read_summary(folder)["sha256"] if name.startswith(f"{MOMENTS_FOLDER}/")]
 
 
 def _read_summary(folder: Path) -> dict[str, Any]:

@@ -4,11 +4,13 @@ import functools
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from typing import Any
 
 import torch
 
 from harness.core.distributed import ProcessGroup
 from harness.core.seeding import preserve_rng_state
+from harness.core.sharding import has_sharded_weights
 from harness.core.state import TrainState, eval_mode
 from harness.core.task import Mean, Metric, Task
 
@@ -27,14 +29,29 @@ def score_validation_set(
     """
     means: dict[str, Mean] = {}
     with torch.no_grad(), eval_mode(task.model), preserve_rng_state(), use_autocast(processes, autocast):
-        for number, batch in processes.shard(enumerate(task.validation_batches())):
+        for number, batch, is_own in _share_batches(task, processes):
             scored = task.score_batch(batch)
+            if not is_own:
+                continue
             kept = ("loss",) if keep_examples else ()
             numbered = {name: _number_examples(mean, number, name in kept) for name, mean in scored.items()}
             means = _add_means(means, numbered)
     means = functools.reduce(_add_means, processes.all_gather(means))
     return {name: replace(mean, examples=tuple(sorted(mean.examples, key=lambda one: one.batch)))
             for name, mean in means.items()}  # fmt: skip
+
+
+def _share_batches(task: Task, processes: ProcessGroup) -> Iterator[tuple[int, Any, bool]]:
+    """Yield the number of each batch that this process runs, the batch, and whether its score counts.
+
+    All processes take part in each forward pass of a sharded model. Since batches of different kinds may need different
+    numbers of passes, each process runs every batch then, and the scores are those of rank 0.
+    """
+    numbered = enumerate(task.validation_batches())
+    if has_sharded_weights(task.model):
+        yield from ((number, batch, processes.is_main) for number, batch in numbered)
+    else:
+        yield from ((number, batch, True) for number, batch in processes.shard(numbered))
 
 
 def _number_examples(mean: Mean, batch: int, is_kept: bool) -> Mean:

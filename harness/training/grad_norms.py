@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from harness.core.sharding import to_whole
+
 NUMBERED_LAYER = re.compile(r"(.*?\.\d+)\.")  # such as `blocks.3` in `blocks.3.mlp.up.weight`
 
 
@@ -22,7 +24,7 @@ def layer_grad_norms(parameters: Iterable[tuple[str, nn.Parameter]], total: floa
             layers.setdefault(layer_name(name), []).append(parameter.grad)
     if not layers:
         return {}
-    norms = torch.stack([torch.stack(torch._foreach_norm(grads)).float().norm() for grads in layers.values()])
+    norms = torch.stack([to_whole(torch.stack(torch._foreach_norm(grads))).float().norm() for grads in layers.values()])
     scale = total / norms.norm().item() if norms.any() else 1.0
     values = (norms * scale).tolist()
     return dict(zip(layers, values, strict=True)) if all(map(math.isfinite, values)) else {}

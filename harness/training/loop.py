@@ -12,6 +12,7 @@ import torch
 from harness.core.distributed import ProcessGroup
 from harness.core.events import EvalEnd, Event, OutOfMemory, Spike, StepEnd
 from harness.core.seeding import get_torch_rng_state, set_torch_rng_state
+from harness.core.sharding import to_whole
 from harness.core.state import ObservingSchedule, TrainState
 from harness.core.task import ExampleSums, Metric, Task
 from harness.training.evaluation import preserve_weights, score_validation_set, use_autocast
@@ -192,7 +193,7 @@ class Trainer:
         optimizer, scaler = self.state.optimizer, self.state.scaler
         for part in optimizer.parts:
             scaler.unscale_(part)
-        grad_norm = torch.nn.utils.clip_grad_norm_(optimizer.parameters(), self.plan.grad_clip).item()
+        grad_norm = to_whole(torch.nn.utils.clip_grad_norm_(optimizer.parameters(), self.plan.grad_clip)).item()
         if math.isfinite(grad_norm):
             for part in optimizer.parts:
                 scaler.step(part)

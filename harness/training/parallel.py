@@ -1,6 +1,5 @@
 """Train one model with several processes, by torch's DistributedDataParallel or fully_shard."""
 
-import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
@@ -11,9 +10,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from harness.core.distributed import ProcessGroup
+from harness.core.state import Optimizer
 from harness.core.task import Task
-
-warnings.filterwarnings("ignore", message=r"find_unused_parameters=True was specified")  # which ones may change
 
 
 class LossEngine(Protocol):
@@ -39,8 +37,15 @@ class LossEngine(Protocol):
 class Parallel(Protocol):
     """A way to train one model with several processes; one option of `parallel` in conf/."""
 
-    def place_model(self, model: nn.Module, processes: ProcessGroup) -> None:
+    def place_model(self, model: nn.Module, processes: ProcessGroup, autocast: torch.dtype | None) -> None:
         """Move a model from the CPU to the device of each process, with the weights of rank 0."""
+
+    def check_optimizer(self, build: Callable[[nn.Module], Optimizer], processes: ProcessGroup) -> None:
+        """Check that the optimizer that `build` returns for a model can train a placed one.
+
+        Raises:
+            ValueError: If it cannot.
+        """
 
     def build_engine(self, task: Task, processes: ProcessGroup) -> LossEngine:
         """Return the engine that trains the model of `task`, which is placed."""
@@ -49,9 +54,12 @@ class Parallel(Protocol):
 class DataParallel:
     """Each process holds the whole model; DistributedDataParallel adds up the gradients during backward."""
 
-    def place_model(self, model: nn.Module, processes: ProcessGroup) -> None:
+    def place_model(self, model: nn.Module, processes: ProcessGroup, autocast: torch.dtype | None) -> None:
         model.to(processes.device)
         processes.broadcast_model(model)
+
+    def check_optimizer(self, build: Callable[[nn.Module], Optimizer], processes: ProcessGroup) -> None:
+        """Accept any optimizer: each process makes the same updates."""
 
     def build_engine(self, task: Task, processes: ProcessGroup) -> LossEngine:
         return SingleProcessEngine(task) if processes.size == 1 else DataParallelEngine(task)
@@ -139,7 +147,9 @@ class TaskLoss(nn.Module):
 
     def __init__(self, task: Task) -> None:
         super().__init__()
-        self.trainable = nn.ParameterList(p for p in task.model.parameters() if p.requires_grad)
+        trainable = [parameter for parameter in task.model.parameters() if parameter.requires_grad]
+        # torch warns, past Python's filters, if each parameter is used in the first step
+        self.trainable = nn.ParameterList([*trainable, nn.Parameter(trainable[0].new_zeros(1))])
         self.compute_loss: Callable[[Any], Any] = task.compute_loss
 
     def forward(self, micro_batch: Any) -> Tensor:

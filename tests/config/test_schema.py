@@ -19,7 +19,7 @@ CONF = ROOT / "conf"
 OPTIONS = sorted(path.relative_to(CONF).with_suffix("") for path in CONF.glob("*/*.yaml"))
 COUNTS = {
     "batch": 1, "data": 9, "device": 4, "experiment": 27, "loop": 1, "lora": 5, "model": 11, "observers": 4,
-    "optimizer": 8, "parallel": 1, "precision": 3, "pruner": 8, "schedule": 7, "start": 4, "sweeps": 9, "task": 4,
+    "optimizer": 8, "parallel": 2, "precision": 3, "pruner": 8, "schedule": 7, "start": 4, "sweeps": 9, "task": 4,
     "thresholds": 1, "tokenizer": 5,
 }  # fmt: skip
 

@@ -24,7 +24,8 @@ from harness.run.resume import NoStepLeft, SettingChange, has_changed_validation
 from harness.run.runner import run
 from harness.run.unrecorded_end import complete_record
 from harness.tracking.run_uploader import upload_run
-from harness.training.checkpoint import STATE_FILE, WEIGHTS_FILE, Checkpointer
+from harness.training.checkpoint import STATE_FILE, WEIGHTS_FILE
+from harness.training.checkpointer import Checkpointer
 from harness.training.policies import Decision, Policy, Stop
 from tests.conftest import ROOT
 from tests.run.test_run import find_only_run, read_record, read_series, run_with_torchrun, wait_for_steps

@@ -1,4 +1,4 @@
-"""`python -m tests.training.parallel_process PREFIX`, once per rank: train models that are hard for several.
+"""`python -m tests.training.parallel_process PREFIX`, once per rank: train models that are hard for several processes.
 
 Each rank writes the results of all cases to PREFIX.RANK.
 """
@@ -16,9 +16,12 @@ from torch import Tensor, nn
 from harness.core.distributed import ProcessGroup, join_process_group, leave_process_group
 from harness.core.events import EvalEnd, Event, OutOfMemory, StepEnd
 from harness.core.seeding import seed_everything
+from harness.core.sharding import gather_state_dict
 from harness.core.task import Loss
 from harness.training import policies
+from harness.training.fully_shard import FullyShard
 from harness.training.loop import Trainer
+from harness.training.parallel import DataParallel
 from tests.toy_task import Rows, ToyTask, toy_plan, toy_state
 
 
@@ -85,6 +88,27 @@ class OneSided(nn.Module):
         return values + self.rare(inputs) if (inputs == FIRST).all(-1).any() else values
 
 
+class Layers(nn.Module):
+    """Layers of which each is sharded apart, except for one that shares its weight; small tensors leave parts empty."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 5), nn.Linear(5, 1)
+        self.layers = nn.ModuleList(nn.Linear(5, 5) for _ in range(4))
+        self.layers[2].weight = self.layers[1].weight
+        self.layers[0].bias.requires_grad_(False)
+        self.layers[0].weight.requires_grad_(False)
+        self.unused = nn.Parameter(torch.ones(4))
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.calls += 1
+        values = self.first(inputs)
+        for layer in self.layers:
+            values = values + layer(values).tanh()
+        return self.last(values)
+
+
 FIRST = ToyTask().train.inputs[0, 0]
 
 
@@ -110,8 +134,11 @@ def train(
     events = list[Event]()
     seed_everything(0)
     shrink = [policies.shrink_when_out_of_memory]
+    parallel = parallel or DataParallel()
+    parallel.place_model(task.model, processes, None)
     state, plan = toy_state(task, lr=lr, scale=scale), {"total_steps": 6, "eval_steps": frozenset({3, 6}), **plan}
-    Trainer(task, state, toy_plan(**plan), processes, policies=shrink, emit=events.append).train()
+    trainer = Trainer(task, state, toy_plan(**plan), processes, parallel=parallel, policies=shrink, emit=events.append)
+    trainer.train()
     steps = [event for event in events if isinstance(event, StepEnd)]
     return {
         "losses": [event.loss for event in steps],
@@ -120,7 +147,7 @@ def train(
         "sizes": [event.micro_batch_size for event in events if isinstance(event, OutOfMemory)],
         "weights": {
             name: (torch.view_as_real(tensor) if tensor.is_complex() else tensor).flatten()[:5].tolist()
-            for name, tensor in task.model.state_dict().items()
+            for name, tensor in gather_state_dict(task.model, is_kept=True).items()
         },
     }
 
@@ -159,7 +186,24 @@ def run_cases(processes: ProcessGroup) -> dict[str, dict[str, Any]]:
     }
 
 
+def run_sharded_cases(processes: ProcessGroup) -> dict[str, dict[str, Any]]:
+    """Return the results with sharded weights; alone, those of one process with whole weights."""
+    micro, parallel = {"micro_batch_size": 16 // processes.size}, FullyShard()
+    return {
+        "layers": train(processes, make_task(Layers), parallel=parallel, **micro),
+        "accumulation": train(processes, make_task(Layers), parallel=parallel, micro_batch_size=3),
+        "more micro-batches on one process": train(
+            processes, make_task(Layers), parallel=parallel, batch_size=9, micro_batch_size=2
+        ),
+        "no example for a process": train(
+            processes, make_task(Layers), parallel=parallel, batch_size=1, micro_batch_size=1
+        ),
+        "clipping": train(processes, make_task(Layers), parallel=parallel, grad_clip=0.1, **micro),
+    }
+
+
 if __name__ == "__main__":
     processes = join_process_group("cpu")
-    Path(f"{sys.argv[1]}.{processes.rank}").write_text(json.dumps(run_cases(processes)))
+    results = {"ddp": run_cases(processes), "fsdp": run_sharded_cases(processes)}
+    Path(f"{sys.argv[1]}.{processes.rank}").write_text(json.dumps(results))
     leave_process_group()

@@ -13,7 +13,7 @@ import torch
 from harness.core.distributed import ProcessGroup
 from tests.conftest import ROOT
 from tests.tracking.stores import free_port
-from tests.training.parallel_process import run_cases
+from tests.training.parallel_process import run_cases, run_sharded_cases
 
 
 def run_processes(size: int, *arguments: str, module: str = "tests.training.parallel_process") -> None:
@@ -31,7 +31,8 @@ def run_processes(size: int, *arguments: str, module: str = "tests.training.para
 
 @pytest.fixture(scope="module")
 def alone() -> dict[str, Any]:
-    return run_cases(ProcessGroup(torch.device("cpu")))
+    processes = ProcessGroup(torch.device("cpu"))
+    return {"ddp": run_cases(processes), "fsdp": run_sharded_cases(processes)}
 
 
 @pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
@@ -41,22 +42,31 @@ def together(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return [json.loads(Path(f"{prefix}.{rank}").read_text()) for rank in range(request.param)]
 
 
-CASES = (
-    "ragged counts", "accumulation", "more micro-batches on one process", "no example for a process", "clipping",
-    "gradient scaler", "tied, frozen, complex and unused", "used by one process", "no memory in forward",
-    "no memory in backward", "no memory in backward of a later micro-batch",
-)  # fmt: skip
+CASES = {
+    "ddp": (
+        "ragged counts", "accumulation", "more micro-batches on one process", "no example for a process", "clipping",
+        "gradient scaler", "tied, frozen, complex and unused", "used by one process", "no memory in forward",
+        "no memory in backward", "no memory in backward of a later micro-batch",
+    ),
+    "fsdp": (
+        "layers", "accumulation", "more micro-batches on one process", "no example for a process", "clipping",
+    ),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_processes_together_match_one(case: str, alone: dict[str, Any], together: list[dict[str, Any]]) -> None:
-    assert len(alone[case]["losses"]) == 6
-    for result in (ranks[case] for ranks in together):
+@pytest.mark.parametrize(("parallel", "case"), [(parallel, case) for parallel in CASES for case in CASES[parallel]])
+def test_processes_together_match_one(
+    parallel: str, case: str, alone: dict[str, Any], together: list[dict[str, Any]]
+) -> None:
+    expected = alone[parallel][case]
+    assert len(expected["losses"]) == 6
+    for result in (ranks[parallel][case] for ranks in together):
         for key in ("losses", "grad_norms", "val_losses"):
-            assert result[key] == pytest.approx(alone[case][key], abs=1e-5), key
-        assert result["weights"].keys() == alone[case]["weights"].keys()
-        for name, values in alone[case]["weights"].items():
+            assert result[key] == pytest.approx(expected[key], abs=1e-5), key
+        assert result["weights"].keys() == expected["weights"].keys()
+        for name, values in expected["weights"].items():
             assert name == "calls" or result["weights"][name] == pytest.approx(values, abs=1e-5), name
-    assert alone[case]["sizes"] == []
-    assert bool(together[0][case]["sizes"]) == case.startswith("no memory")
-    assert all(ranks[case]["sizes"] == together[0][case]["sizes"] for ranks in together)
+    sizes = [ranks[parallel][case]["sizes"] for ranks in together]
+    assert expected["sizes"] == []
+    assert bool(sizes[0]) == case.startswith("no memory")
+    assert all(size == sizes[0] for size in sizes)

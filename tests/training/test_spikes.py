@@ -14,7 +14,8 @@ from harness.core.events import EvalEnd, Event, Spike, StepEnd
 from harness.core.seeding import seed_everything
 from harness.core.state import TrainState
 from harness.core.task import Loss
-from harness.training.checkpoint import AFTER_SPIKE, Checkpointer, read_counters
+from harness.training.checkpoint import read_counters
+from harness.training.checkpointer import AFTER_SPIKE, Checkpointer
 from harness.training.loop import Trainer
 from harness.training.policies import HandleSpike, Policy, Stop, stop_when_diverged
 from harness.training.spikes import watch_spikes
