@@ -123,14 +123,13 @@ def build_parts(
     if cfg.lora:
         instantiate_component(cfg, "lora")(task.model)
     parallel: Parallel = instantiate_component(cfg, "parallel")
-    autocast = getattr(torch, settings.precision.autocast) if settings.precision.autocast else None
-    _report_errors_under("parallel", parallel.place_model)(task.model, processes, autocast)
+    _report_errors_under("parallel", parallel.place_model)(task.model, processes, _find_autocast(settings))
     _compile_model(cfg.compile, task.model)
     if settings.precision.autocast and any(parameter.is_complex() for parameter in task.model.parameters()):
         raise ConfigError("precision.autocast: the model has complex parameters; use precision=fp32")
     build = partial(build_optimizer, cfg, weight_decay_applies_to=settings.weight_decay_applies_to)
-    optimizer = build(task.model)
     _report_errors_under("optimizer", parallel.check_optimizer)(build, processes)
+    optimizer = build(task.model)
     unused = [UNUSED_KERNEL] if _cannot_use_fused_kernel(cfg, task.model) else []
     plan = _build_plan(settings, task, processes, schedule_start_step)
     schedule = instantiate_component(cfg, "schedule")
@@ -223,6 +222,10 @@ def _build_policies(settings: RunSettings) -> tuple[Policy, ...]:
     return tuple(run_policies)
 
 
+def _find_autocast(settings: RunSettings) -> torch.dtype | None:
+    return getattr(torch, settings.precision.autocast) if settings.precision.autocast else None
+
+
 def _build_plan(settings: RunSettings, task: Task, processes: ProcessGroup, schedule_start_step: int) -> TrainingPlan:
     batch, loop = settings.batch, settings.loop
     try:
@@ -230,14 +233,13 @@ def _build_plan(settings: RunSettings, task: Task, processes: ProcessGroup, sche
     except ValueError as error:
         raise ConfigError(f"batch.{error}") from error
     length = loop.compute_total_steps(batch.batch_size, task.examples, task.tokens_per_example)
-    autocast = settings.precision.autocast
     return TrainingPlan(
         total_steps=schedule_start_step + length,
         eval_steps=frozenset(schedule_start_step + step for step in loop.compute_eval_steps(length)),
         batch_size=batch.batch_size,
         micro_batch_size=micro_batch_size,
         grad_clip=loop.grad_clip or float("inf"),
-        autocast=getattr(torch, autocast) if autocast else None,
+        autocast=_find_autocast(settings),
         save_every=loop.save_every,
         record_examples=settings.record_examples,
     )

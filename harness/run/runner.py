@@ -240,11 +240,7 @@ def _train_and_record(
         stop = Stop("interrupted", "stopped by a second signal")
     except Exception as error:
         shortage = describe_shortage(error, folder)
-        reason = shortage or describe_error(error)
-        stop = Stop("interrupted" if shortage else "failed", reason)
-        if not shortage:
-            distributed.abandon_process_group()
-            write_traceback(folder / f"{processes.rank or ''}{TRACEBACK_FILE}", error)
+        stop = Stop("interrupted", shortage) if shortage else _fail(error, folder, processes)
     if stop.status == "completed" and any(isinstance(observer, FigureWriter) for observer in emit.observers):
         draw_predictions(parts.task, folder, emit)
     result = _make_result(stop, parts, folder, time.perf_counter() - started_at, test_loss)
@@ -255,6 +251,13 @@ def _train_and_record(
             remove_leftovers(checkpointer.folder)
         raise ShortageError(f"{shortage} after step {state.step}")
     return result
+
+
+def _fail(error: Exception, folder: Path, processes: ProcessGroup) -> Stop:
+    """Write the traceback, and leave the other processes, which may not have this error."""
+    distributed.abandon_process_group()
+    write_traceback(folder / f"{processes.rank or ''}{TRACEBACK_FILE}", error)
+    return Stop("failed", describe_error(error))
 
 
 def _save_resumed_start(best: Path | None, state: TrainState, checkpointer: Checkpointer, folder: Path) -> None:

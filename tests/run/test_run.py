@@ -140,8 +140,9 @@ def test_two_processes_match_one(places, tmp_path) -> None:
     assert read_series(together, "val/loss") == pytest.approx(read_series(alone.folder, "val/loss"), abs=1e-5)
 
 
-def run_with_torchrun(*overrides: str) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "run.py"]
+def run_with_torchrun(*overrides: str, n_processes: int = 2) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(n_processes), "--standalone"]
+    command = [*launcher, "run.py"]
     done = subprocess.run([*command, *overrides], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
 
