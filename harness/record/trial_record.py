@@ -20,6 +20,7 @@ from typing import Any, Literal
 from harness.core.credentials import hide_credentials_in_text, hide_secret_settings, hide_secret_words
 from harness.core.errors import ConfigError
 from harness.core.events import Status
+from harness.core.files import FileLock
 from harness.record.entry_writer import EntryWriter
 from harness.record.event_entries import make_entry
 from harness.record.metrics_file import TRIAL_FILE, read_entries
@@ -102,7 +103,8 @@ class TrialRecord:
         length: int | None = None
         self.progress = RecordedProgress()
         if is_continued and path.exists():
-            self.progress, length = read_progress(path)
+            with FileLock(path, required=False):  # children of a killed process may hold it for some seconds
+                self.progress, length = read_progress(path)
         self._writer = EntryWriter(path, length)
         self._step, self._known_step = max(0, self.progress.step), self.progress.step
         if length:

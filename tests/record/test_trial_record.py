@@ -116,6 +116,17 @@ def test_a_trial_killed_in_the_middle_of_a_line_is_continued_after_the_line_befo
     assert [entry["kind"] for entry in entries_of(folder)] == ["start", "metrics"]
 
 
+def test_a_record_is_continued_when_the_children_of_a_killed_process_have_ended(tmp_path) -> None:
+    path = write_trial(tmp_path / "3", status="paused") / TRIAL_FILE
+    hold = "import sys, time; lock = FileLock(Path(sys.argv[1])); lock.acquire(); print(flush=True); time.sleep(0.5)"
+    code = f"from pathlib import Path; from harness.core.files import FileLock; {hold}"
+    with subprocess.Popen([sys.executable, "-c", code, path], cwd=ROOT, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        continue_trial(path.parent).close()
+    assert entries_of(path.parent)[-1]["kind"] == "continue"
+
+
 def test_a_damaged_record_is_not_continued_and_not_changed(tmp_path) -> None:
     path = write_trial(tmp_path / "3", status="paused") / TRIAL_FILE
     damaged = path.read_bytes().replace(b'"step": 20', b'"step": 21')
