@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from harness.core.effective_settings import EffectiveSettings
 from harness.core.task import ExampleSums, Metric
@@ -26,6 +26,7 @@ class RunStart:
     constants: Mapping[str, float]  # reference values for the metrics, from the task
     dataset: Mapping[str, str]  # name, digest and source of the training data
     overrides: tuple[str, ...] = ()  # that the configuration was composed from; empty if unknown or none
+    past: "PastRecord | None" = None  # what a run that is continued had recorded
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,20 @@ class StepEnd:
     seconds: float
     step_tokens: int
     examples: int = 0  # data position: number of examples before the next step
+
+
+@dataclass(frozen=True)
+class PastRecord:
+    """The record of a run at the checkpoint from which it is continued.
+
+    Observers take from it what they hold in memory. What was recorded later is dropped.
+    """
+
+    step: int
+    seconds: float
+    n_bytes: int  # of the record
+    pending: tuple[StepEnd, ...] = field(repr=False)  # steps that no row has yet
+    entries: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)  # of the record, in order
 
 
 @dataclass(frozen=True)

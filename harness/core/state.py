@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -92,6 +92,7 @@ class TrainState:
     lr_factor: float = 1.0  # applied to every LR; reduced by each rollback
     rollbacks: int = 0
     last_spike_step: int = 0  # last step before the latest spike that was not rolled back; 0 if none
+    recent_losses: list[float] = field(default_factory=list)  # finite training losses, in which spikes are detected
 
     COUNTERS: ClassVar[tuple[str, ...]] = (
         "step", "examples", "tokens", "best_val_loss", "best_step", "evals_since_best", "skips", "examples_per_epoch",
@@ -125,6 +126,7 @@ class TrainState:
             "scaler": self.scaler.state_dict(),
             "rng": list(rng or [seeding.get_rng_state()]),
             "counters": {name: getattr(self, name) for name in self.COUNTERS},
+            "recent_losses": list(self.recent_losses),
         }
 
     def load_state_dict(self, state: dict[str, Any], *, rank: int = 0) -> None:
@@ -139,6 +141,7 @@ class TrainState:
             seeding.set_rng_state(state["rng"][rank])
         for name, value in state["counters"].items():
             setattr(self, name, value)
+        self.recent_losses[:] = state.get("recent_losses", ())  # in place: the policy for spikes holds the list
 
 
 @contextmanager

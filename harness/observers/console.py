@@ -30,6 +30,7 @@ from harness.core.task import Metric
 from harness.core.terminal import find_width, fit_record, format_labeled, paragraph_width, wrap_parts, wrap_text
 from harness.diagnosis.render import format_diagnoses, format_suggestions
 from harness.record.metric_rows import MetricAggregator, describe_event
+from harness.record.past_record import read_past_rows
 from harness.tracking.store_uri import resolve_store_uri
 
 LIVE_INTERVAL_S, PLAIN_INTERVAL_S = 0.25, 10.0
@@ -101,6 +102,10 @@ class ConsolePrinter(Observer):
         self._start, self._steps, self._evals, self._eval_seconds = start, 0, 0, 0.0
         self._shown_at, self._is_estimated = time.monotonic(), False
         self._print_lines(*format_header(start))
+        for row in read_past_rows(start.past):
+            self._latest |= row.metrics
+        if start.past:
+            self._print_lines(f"continued at step {start.past.step} of {start.total_steps}")
         terminal = Terminal()
         if terminal.is_terminal:
             self._live = Live(console=terminal, auto_refresh=False, transient=True)

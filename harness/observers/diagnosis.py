@@ -5,7 +5,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from harness.core.events import Diagnosis, EvalEnd, Event, FinalDiagnosis, Observer, RunEnd, RunStart, Spike
+from harness.core.events import (
+    Diagnosis,
+    EvalEnd,
+    Event,
+    FinalDiagnosis,
+    Observer,
+    PastRecord,
+    RunEnd,
+    RunStart,
+    Spike,
+)
 from harness.core.paths import project_dir
 from harness.diagnosis.assessment import assess
 from harness.diagnosis.dialects import render_suggestions
@@ -18,6 +28,7 @@ from harness.diagnosis.thresholds import change_thresholds
 from harness.record import results_file
 from harness.record.lr_range_file import add_data_digest, load_lr_band
 from harness.record.metric_rows import MetricAggregator
+from harness.record.past_record import read_diagnosis, read_spike
 
 FILE_NAME = "diagnoses.json"
 COLUMNS = ("kind", "step", "confidence", "reason", "try")
@@ -42,7 +53,7 @@ class DiagnosisObserver(Observer):
             reports += self._save_new(self._live.diagnose_now())
             self._is_due = False
         self._record_event(event)
-        if isinstance(event, RunEnd):
+        if isinstance(event, RunEnd) and event.status != "paused":
             reports += self._conclude()
         return reports
 
@@ -56,6 +67,8 @@ class DiagnosisObserver(Observer):
                 band = load_lr_band(outputs, add_data_digest(event.params, event.dataset))
                 facts = extract_run_facts(event.name, event.params, event.effective, event.constants, event.dataset)
                 history.facts = replace(facts, lr_band=band)
+                if event.past is not None:
+                    self._restore(event.past)
             case EvalEnd():
                 self._is_due = event.step > 0
                 history.checkpoints += [event.step] if math.isfinite(event.val_loss) else []
@@ -69,6 +82,24 @@ class DiagnosisObserver(Observer):
                 history.facts = replace(history.facts, status=event.status)
         if row is not None:
             history.add_row(row.step, row.metrics)
+
+    def _restore(self, past: PastRecord) -> None:
+        """Restore the history of a continued run, and what was found in it."""
+        history = self._history
+        for entry in past.entries:
+            match entry["kind"]:
+                case "metrics":
+                    history.add_row(entry["step"], entry["metrics"])
+                    val_loss = entry["metrics"].get("val/loss", math.nan)
+                    history.checkpoints += [entry["step"]] if math.isfinite(val_loss) else []
+                    unit = entry["units"].get("val/loss", history.facts.unit)
+                    history.facts = replace(history.facts, unit=unit)
+                    self._is_due = "val/loss" in entry["metrics"] and 0 < entry["step"] == past.step
+                case "spike":
+                    history.spikes.append(read_spike(entry))
+                    self._is_due = True
+                case "diagnosis":
+                    self._live.keep_new([read_diagnosis(entry["diagnosis"])])
 
     def _save_new(self, diagnoses: Iterable[Diagnosis]) -> list[Diagnosis]:
         """Return the diagnoses that were not found before, and save all found so far."""

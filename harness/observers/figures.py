@@ -5,9 +5,10 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from harness.core.events import EvalEnd, Event, Observer, RunEnd, RunStart
+from harness.core.events import Event, Observer, RunEnd, RunStart
 from harness.plotting import BLUE, ORANGE, add_legend, make_axes, mark_best, save_figure, use_log_scale
 from harness.record.metric_rows import MetricAggregator
+from harness.record.past_record import read_past_rows
 
 
 class FigureWriter(Observer):
@@ -20,17 +21,17 @@ class FigureWriter(Observer):
         self._unit = ""
 
     def __call__(self, event: Event) -> None:
-        row = self._aggregate(event)
-        if row is not None:
+        latest = self._aggregate(event)
+        past = read_past_rows(event.past) if isinstance(event, RunStart) else ()
+        for row in filter(None, (*past, latest)):
+            self._unit = row.units.get("val/loss", self._unit)
             for name, value in row.metrics.items():
                 self._steps[name].append(row.step)
                 self._values[name].append(value if math.isfinite(value) else math.nan)
         match event:
             case RunStart():
                 self._start, self._folder = event, event.folder / "figures"
-            case EvalEnd():
-                self._unit = event.metrics["loss"].unit
-            case RunEnd():
+            case RunEnd() if event.status != "paused":
                 try:
                     self._draw_figures()
                 except Exception as error:  # a figure must not fail a run

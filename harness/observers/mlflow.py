@@ -4,8 +4,8 @@ which would stop training if they ran in one of its threads.
 
 from harness.core.events import Event, Observer, RunStart
 from harness.record.metrics_file import METRICS_FILE
-from harness.tracking.run_uploader import UploadCursor
 from harness.tracking.store_uri import DEFAULT_EXPERIMENT, resolve_store_uri
+from harness.tracking.upload_cursor import CURSOR_FILE, begin_upload
 from harness.tracking.upload_process import UploadProcess, print_warning
 
 
@@ -21,8 +21,8 @@ class DeferredMlflowUpload(Observer):
         self._uri, self._experiment = resolve_store_uri(uri), experiment
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, RunStart):
-            UploadCursor(self._uri, self._experiment).save(event.folder)
+        if isinstance(event, RunStart) and not (event.past and (event.folder / CURSOR_FILE).exists()):
+            begin_upload(event.folder, self._uri, self._experiment)
 
 
 class MlflowUploader(DeferredMlflowUpload):

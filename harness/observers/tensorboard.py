@@ -24,7 +24,8 @@ class TensorBoardWriter(Observer):
         if isinstance(event, RunStart):
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(event.folder / "tensorboard"))
+            purged = event.past.step + 1 if event.past else None  # steps after the checkpoint are taken again
+            self._writer = SummaryWriter(str(event.folder / "tensorboard"), purge_step=purged)
         row = self._aggregate(event)
         if row is not None:
             for name, value in row.metrics.items():

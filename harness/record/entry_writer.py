@@ -1,5 +1,6 @@
 """The file in which a process records its run, from which everything that shows the run later is made."""
 
+import errno
 import os
 import sys
 from collections.abc import Iterable, Mapping
@@ -7,8 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from harness.core.files import FileLock
-from harness.record.metrics_file import encode_entry
+from harness.core.files import DRAFT_SUFFIX, FileLock
+from harness.record.metrics_file import CHUNK_BYTES, encode_entry
 
 
 class EntryWriter:
@@ -19,18 +20,25 @@ class EntryWriter:
 
     Raises:
         FileExistsError: If there is one, without `keep_bytes`: the record of another run is never overwritten.
+        BlockingIOError: If another process writes it.
     """
 
     def __init__(self, path: Path, keep_bytes: int | None = None) -> None:
         self.path = path
-        self._file = self.path.open("xb" if keep_bytes is None else "r+b", buffering=0)
-        self._lock = FileLock(self.path, required=False)
-        self._lock.acquire()
-        if keep_bytes is not None:
-            self._file.truncate(keep_bytes)
-            self._file.seek(keep_bytes)
+        if keep_bytes is None:
+            self._file = self.path.open("xb", buffering=0)
+            self._locks = [FileLock(self.path, required=False)]
+            self._locks[0].acquire()
+        else:
+            self._locks = _cut_record(path, keep_bytes)
+            self._file = self.path.open("ab", buffering=0)
         self._unwritten = bytearray()
         self._has_warned = False
+
+    @property
+    def n_bytes(self) -> int:
+        """Return the length of the file."""
+        return os.fstat(self._file.fileno()).st_size
 
     def write(self, entries: Iterable[Mapping[str, Any]]) -> None:
         for entry in entries:
@@ -50,7 +58,8 @@ class EntryWriter:
     def close(self) -> None:
         if not self._file.closed:
             self._try_to_write()
-            self._lock.release()
+            for lock in self._locks:
+                lock.release()
             self._file.close()
 
     def _write(self) -> None:
@@ -65,3 +74,40 @@ class EntryWriter:
                 with suppress(OSError):  # stderr may be a file on the same disk
                     print(f"warning: {self.path}: {error}; will write later", file=sys.stderr)
             self._has_warned = True
+
+
+def _cut_record(path: Path, n_bytes: int) -> list[FileLock]:
+    """Replace a record by its first bytes, and return the locks of both: whoever waits for the old one gets none.
+
+    A reader sees either the old record or the new one, whenever this process is killed.
+    """
+    old = FileLock(path, required=False)
+    if not old.acquire(blocking=False):
+        raise BlockingIOError(errno.EWOULDBLOCK, "another process writes this run", str(path))
+    pattern = f".{path.name}.*{DRAFT_SUFFIX}"
+    try:
+        for leftover in path.parent.glob(pattern):  # of processes that were killed here
+            leftover.unlink(missing_ok=True)
+        draft = path.with_name(pattern.replace("*", str(os.getpid())))
+        new = FileLock(draft, required=False)
+        new.acquire()
+        try:
+            _copy_bytes(path, draft, n_bytes)
+            draft.replace(path)
+        except BaseException:
+            new.release()
+            draft.unlink(missing_ok=True)
+            raise
+    except BaseException:
+        old.release()
+        raise
+    return [new, old]
+
+
+def _copy_bytes(source: Path, target: Path, n_bytes: int) -> None:
+    with source.open("rb") as kept, target.open("wb") as file:
+        while n_bytes and (chunk := kept.read(min(n_bytes, CHUNK_BYTES))):
+            file.write(chunk)
+            n_bytes -= len(chunk)
+        file.flush()
+        os.fsync(file.fileno())

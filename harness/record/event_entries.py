@@ -1,7 +1,8 @@
 """The entries of metrics.jsonl that an event leads to, by kind:
 
 - start: the fields of RunStart and a unique `id`
-- metrics: the fields of MetricRow
+- continued: `step` and `seconds` of the checkpoint from which the run was continued, since times have a gap there
+- metrics: the fields of MetricRow; `is_partial` only if it is true
 - notice: `text`, a message for people
 - spike, diagnosis, final_diagnosis, end: the fields of the event
 
@@ -21,12 +22,17 @@ from harness.record.metric_rows import MetricRow, describe_event
 
 def make_entries(event: Event, row: MetricRow | None, folder: Path) -> Iterator[dict[str, Any]]:
     """Yield the entries of an event in the run of `folder`, and of the row of metrics that it completes."""
-    if isinstance(event, RunStart):
+    if isinstance(event, RunStart) and event.past is not None:
+        yield make_entry("continued", step=event.past.step, seconds=event.past.seconds)
+    elif isinstance(event, RunStart):
         fields = asdict(event)
-        del fields["folder"], fields["log_every"]
+        del fields["folder"], fields["log_every"], fields["past"]
         yield make_entry("start", id=uuid.uuid4().hex, **fields)
     if row is not None:
-        yield make_entry("metrics", **asdict(row))
+        fields = asdict(row)
+        if not row.is_partial:
+            del fields["is_partial"]
+        yield make_entry("metrics", **fields)
     text = describe_event(event)
     if text is not None:
         yield make_entry("notice", text=text)

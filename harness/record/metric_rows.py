@@ -2,28 +2,50 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from harness.core.events import EvalEnd, Event, FinalTest, Notice, OutOfMemory, RunEnd, RunStart, Spike, StepEnd
+from harness.core.events import (
+    EvalEnd,
+    Event,
+    FinalTest,
+    Notice,
+    OutOfMemory,
+    RunEnd,
+    RunStart,
+    Spike,
+    StepEnd,
+)
 from harness.core.task import Metric
 
 
 @dataclass(frozen=True)
 class MetricRow:
-    """Metrics recorded at one step; `units` are those of the metrics that a task measures."""
+    """Metrics recorded at one step; `units` are those of the metrics that a task measures.
+
+    A partial row ends with the run instead of at a multiple of `log_every`. It is dropped if the run is continued.
+    """
 
     step: int
     tokens: int
     metrics: Mapping[str, float]
     units: Mapping[str, str] = field(default_factory=dict)
+    is_partial: bool = False
 
 
 class MetricAggregator:
-    """Make rows of metrics, every `log_every` steps, at the last step and at evaluations. Call it for each event."""
+    """Make rows of metrics, every `log_every` steps, at the last step and at evaluations. Call it for each event.
+
+    A run that pauses makes its next row when it is continued.
+    """
 
     def __init__(self) -> None:
-        self._steps: list[StepEnd] = []
+        self._steps: list[StepEnd] = []  # since the last row
         self._log_every = self._total_steps = 0
+
+    @property
+    def pending(self) -> tuple[StepEnd, ...]:
+        """Return the steps since the last row."""
+        return tuple(self._steps)
 
     def __call__(self, event: Event) -> MetricRow | None:
         match event:
@@ -38,10 +60,14 @@ class MetricAggregator:
                 return MetricRow(event.step, event.tokens, measured, _name_units("test", event.metrics))
             case RunStart():
                 self._log_every, self._total_steps = event.log_every, event.total_steps
+                if event.past is not None:
+                    self._steps = list(event.past.pending)
+                    return None
                 constants = {f"constant/{name}": value for name, value in event.constants.items()}
                 return MetricRow(0, 0, constants) if constants else None
             case RunEnd():
-                return self._aggregate_steps() if self._steps else None
+                has_row = self._steps and event.status != "paused"
+                return replace(self._aggregate_steps(), is_partial=True) if has_row else None
         return None
 
     def _aggregate_steps(self) -> MetricRow:

@@ -150,7 +150,7 @@ def build_parts(
         state=state,
         plan=plan,
         parallel=parallel,
-        policies=_build_policies(settings),
+        policies=_build_policies(settings, state),
         effective=_read_effective_settings(state, plan, processes, warmup_steps),
         notices=(*unused, *notices),
         test_task=make_test_task(task) if settings.score_test else None,
@@ -208,11 +208,15 @@ def _check_schedule(schedule: Schedule, plan: TrainingPlan, schedule_start_step:
     return schedule.count_warmup_steps(length), tuple(filter(None, notices))
 
 
-def _build_policies(settings: RunSettings) -> tuple[Policy, ...]:
+def _build_policies(settings: RunSettings, state: TrainState) -> tuple[Policy, ...]:
     loop, max_skips = settings.loop, settings.precision.max_skips
     run_policies: list[Policy] = [
         watch_spikes(
-            loop.on_spike, max_skips=max_skips, lr_factor=loop.spike_lr_factor, max_rollbacks=loop.max_rollbacks
+            loop.on_spike,
+            max_skips=max_skips,
+            lr_factor=loop.spike_lr_factor,
+            max_rollbacks=loop.max_rollbacks,
+            losses=state.recent_losses,
         ),
         policies.stop_when_diverged(max_skips),
         policies.shrink_when_out_of_memory,

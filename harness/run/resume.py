@@ -142,11 +142,9 @@ def remove_drafts(run: Path) -> None:
         remove_leftovers(run / "checkpoints")
 
 
-def match_head_tying(resumed: ResumePoint, model: nn.Module) -> None:
+def match_head_tying(checkpoint: Path, model: nn.Module) -> None:
     """Untie the head of `model` if the head in the checkpoint is untied."""
-    if find_broken_tie(model, load_weights(resumed.checkpoint / WEIGHTS_FILE)) and hasattr(
-        model, "get_output_embeddings"
-    ):
+    if find_broken_tie(model, load_weights(checkpoint / WEIGHTS_FILE)) and hasattr(model, "get_output_embeddings"):
         untie_head(model)
 
 
@@ -161,8 +159,8 @@ def restore_run(
         ConfigError: If the checkpoint does not fit the run.
     """
     state, total_steps = parts.state, parts.plan.total_steps
-    after = {**params, **parts.effective.to_params(), **_describe_data(parts.task.dataset)}
-    changes = list(_compare_settings(resumed.recorded, after))
+    after = {**params, **parts.effective.to_params(), **describe_data(parts.task.dataset)}
+    changes = list(find_setting_changes(resumed.recorded, after))
     may_only_test = parts.test_task is not None and resumed.step == total_steps
     if resumed.step >= total_steps and not may_only_test:
         raise NoStepLeft(resumed, total_steps, is_unchanged=not changes)
@@ -193,6 +191,8 @@ def restore_run(
 
 def _adapt_state(state: TrainState, built: TrainState, resumed: ResumePoint, changes: list[SettingChange]) -> None:
     """Adapt the restored `state` to the run that was `built`, whose settings may differ."""
+    if changes:
+        state.recent_losses.clear()
     state.schedule_start_step = built.schedule_start_step
     if state.examples_per_epoch != built.examples_per_epoch:  # keep the position as a fraction of the epoch
         state.examples = round(state.examples * built.examples_per_epoch / state.examples_per_epoch)
@@ -213,7 +213,7 @@ def has_changed_validation(changes: list[SettingChange]) -> bool:
     return VALIDATION_KEY in keys or bool(select_objective_settings(keys))
 
 
-def _describe_data(dataset: Mapping[str, str]) -> dict[str, str]:
+def describe_data(dataset: Mapping[str, str]) -> dict[str, str]:
     """Return the digests of a run's data; a task that has none for its validation data has one for all."""
     digest = dataset.get("digest", "-")
     return {"data.digest": digest, VALIDATION_KEY: dataset.get("validation", digest)}
@@ -265,10 +265,10 @@ def resume_tags(resumed: ResumePoint) -> dict[str, str]:
     }
 
 
-def _compare_settings(recorded: Mapping[str, Any], after: Mapping[str, str]) -> Iterator[SettingChange]:
+def find_setting_changes(recorded: Mapping[str, Any], after: Mapping[str, str]) -> Iterator[SettingChange]:
     """Yield the changes in the configuration, the settings in effect and the data."""
     effective = EffectiveSettings.from_json(recorded["effective"])
-    before = {**recorded["params"], **effective.to_params(), **_describe_data(recorded["dataset"])}
+    before = {**recorded["params"], **effective.to_params(), **describe_data(recorded["dataset"])}
     removed = [key for key in before if key not in after and "." in key]  # no dot: the option of a swept group
     for key in [*after, *removed]:
         old, new = before.get(key, "-"), after.get(key, "-")

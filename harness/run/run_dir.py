@@ -12,28 +12,38 @@ from omegaconf import DictConfig
 from harness.config.schema import RunSettings
 from harness.core.distributed import ProcessGroup
 from harness.core.errors import ConfigError
-from harness.core.files import remove_folder
+from harness.core.files import is_locked, remove_folder
 from harness.core.formatting import format_bytes
+from harness.core.paths import TRACEBACK_FILE
 from harness.core.shortage import ShortageError, free_bytes
 from harness.core.state import TrainState
 from harness.core.task import Task
 from harness.record import metrics_file
+from harness.record.example_losses import BEST_EXAMPLES, FINAL_EXAMPLES, TEST_EXAMPLES
+from harness.record.results_file import RESULT_FILES
 from harness.run import provenance
+from harness.tracking.upload_cursor import CURSOR_FILE, LOCK_FILE, replace_upload
 from harness.training.checkpoint import estimate_checkpoint_bytes
 
 # Files of a run that may be written before its record begins.
 FIRST_FILES = (
-    "config.yaml", "command.txt", "diff.patch", "start.txt", "mlflow.json", "mlflow.lock", metrics_file.METRICS_FILE,
+    "config.yaml", "command.txt", "diff.patch", "start.txt", CURSOR_FILE, LOCK_FILE, metrics_file.METRICS_FILE,
 )  # fmt: skip
+LATER_PATTERNS = (
+    "figures", "tensorboard", TRACEBACK_FILE, BEST_EXAMPLES, FINAL_EXAMPLES, TEST_EXAMPLES, *RESULT_FILES,
+    f".{metrics_file.METRICS_FILE}.*",
+)  # fmt: skip
+"""Files that a run writes later."""
 
 
 def check_unused(folder: Path) -> None:
-    """Check that `folder` does not hold a run.
+    """Check that `folder` does not hold a run; the uploads of one that `clear_run_dir` removed do not count.
 
     Raises:
         ConfigError: If it does.
     """
-    if found := next((name for name in ("checkpoints", *FIRST_FILES) if os.path.lexists(folder / name)), None):
+    names = {"checkpoints", *FIRST_FILES} - {CURSOR_FILE, LOCK_FILE}
+    if found := next((name for name in sorted(names) if os.path.lexists(folder / name)), None):
         raise ConfigError(f"{folder}: already holds a run ({found}); use another folder")
 
 
@@ -110,6 +120,26 @@ def _create_unique_dir(cfg: DictConfig, settings: RunSettings) -> Path:
         except FileExistsError:
             continue
     raise ConfigError(f"output_dir: {settings.output_dir}: already has 1000 runs named {stem}; use another name")
+
+
+def clear_run_dir(folder: Path) -> None:
+    """Remove the run in `folder`, so that it can start over there; what others have put there stays.
+
+    Its run in MLflow is deleted when the new one is created. If this process is killed, the next one clears the rest.
+
+    Raises:
+        ConfigError: If a process is writing the run.
+    """
+    record = folder / metrics_file.METRICS_FILE
+    if record.exists() and is_locked(record):
+        raise ConfigError(f"{folder}: another process writes this run; wait for its end")
+    replace_upload(folder)
+    remove_folder(folder / "checkpoints")
+    for path in (path for pattern in LATER_PATTERNS for path in folder.glob(pattern)):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for name in FIRST_FILES:
+        if name not in (CURSOR_FILE, LOCK_FILE):
+            (folder / name).unlink(missing_ok=True)
 
 
 def list_description_files(folder: Path) -> tuple[Path, ...]:

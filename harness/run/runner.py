@@ -1,9 +1,8 @@
-"""Run a configuration: build, train, record and return the result. Only this module decides the status of a run."""
+"""Run a configuration: build it, or restore what is resumed or continued, then train, record and return the result."""
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -14,34 +13,29 @@ from harness.config.schema import RunSettings
 from harness.config.user_paths import make_overrides_absolute, make_paths_absolute
 from harness.config.validation import validate_config
 from harness.core import distributed
-from harness.core.credentials import hide_credentials, write_traceback
+from harness.core.credentials import hide_credentials
 from harness.core.distributed import ProcessGroup
 from harness.core.effective_settings import EffectiveSettings
 from harness.core.errors import ConfigError
-from harness.core.events import Notice, RunEnd, RunStart
-from harness.core.files import remove_leftovers
-from harness.core.paths import TRACEBACK_FILE, project_dir
+from harness.core.events import RunStart
+from harness.core.paths import project_dir
 from harness.core.seeding import preserve_rng_state
-from harness.core.shortage import ShortageError, describe_shortage
-from harness.core.signals import hold_signals, stop_on_signals
-from harness.core.state import TrainState
+from harness.core.signals import hold_signals
 from harness.core.task import Task
 from harness.observers.composite import CompositeObserver
-from harness.observers.figures import FigureWriter
-from harness.record.example_losses import copy_example_losses
 from harness.run import base_model, initial_weights, provenance, resume, run_dir
 from harness.run.build import RunParts, build_observers, build_parts, build_task
-from harness.run.final_evaluation import draw_predictions, score_test_split
+from harness.run.continuation import Continuation, find_continuation, restore_parts
+from harness.run.recorded_training import StartInfo, train_and_record
 from harness.run.result import SHARED_FIELDS, BaseRunFailed, RunResult
 from harness.run.unrecorded_end import complete_record
 from harness.run.unseen_test import check_test_unseen
-from harness.run.user_code import describe_error, explain_user_errors
+from harness.run.user_code import explain_user_errors
 from harness.tracking.store_uri import resolve_store_uri
 from harness.tracking.upload_process import UploadProcess
 from harness.training.checkpoint import WEIGHTS_FILE
 from harness.training.checkpointer import Checkpointer
-from harness.training.loop import Trainer
-from harness.training.policies import Policy, Stop
+from harness.training.policies import Policy
 
 
 def run(
@@ -50,6 +44,7 @@ def run(
     *,
     folder: Path | None = None,
     probes: Sequence[float] = (),
+    is_continued: bool = False,
     tags: Mapping[str, str] | None = None,
     params: Mapping[str, str] | None = None,
     overrides: Sequence[str] | None = None,
@@ -61,12 +56,14 @@ def run(
         policies: Added to those of the configuration.
         folder: Holds the record; by default a new folder in `output_dir`.
         probes: Shares of the run at which it is evaluated in addition, without any effect on it.
+        is_continued: Continue the run in `folder`, with the same settings, from its last intact checkpoint.
         tags, params: Recorded in addition to the provenance and to the configuration.
         overrides: The overrides that `cfg` was composed from; with them the run can be reproduced.
         notices: Messages for the user about `cfg`.
 
     Raises:
         ConfigError: If the run cannot be built or `folder` already holds a run; nothing is written then.
+        CannotContinue: If nothing intact is left to continue from; `clear_run_dir` empties the folder to start over.
         ShortageError: If there is no space left; a run that has taken a step is recorded as interrupted.
     """
     cfg, changed = make_paths_absolute(without_sweep_keys(cfg))
@@ -74,30 +71,60 @@ def run(
     if overrides is not None:
         overrides = tuple(map(hide_credentials, make_overrides_absolute(overrides, cfg, changed)))
     command = provenance.current_command() if overrides is None else provenance.format_command(overrides)
-    processes = _join_processes(settings)
-    processes.run_main_first(lambda: run_dir.check_unused(folder) if folder and processes.is_main else None)
+    processes, past = _join_processes(settings), None
+    continued = _find_continuation(folder, processes) if is_continued else None
+    if isinstance(continued, RunResult):  # it has ended
+        return continued
+    if not continued:
+        processes.run_main_first(lambda: run_dir.check_unused(folder) if folder and processes.is_main else None)
     with distributed.use_cpu_threads(settings.device.threads), ExitStack() as stack:
         try:
-            parts, start_info = _build_run(cfg, settings, processes)
+            parts, start_info = _build_run(cfg, settings, processes, continued)
         except (BaseRunFailed, resume.NoStepLeft) as error:
             return _end_without_training(error, cfg, processes)
         parts = replace(parts, plan=parts.plan.with_probes(probes))
-        start_info = replace(start_info, notices=(*notices, *start_info.notices))
+        start_info = _add_notices(start_info, (*parts.notices, *notices))
         observers = CompositeObserver(build_observers(cfg) if processes.is_main else [])
         processes.run_main_first(lambda: run_dir.check_free_space(settings, parts.state) if processes.is_main else None)
         stack.callback(observers.close)  # after signals are no longer held, since it waits for the upload
         is_held = stack.enter_context(hold_signals())
-        run_folder = processes.run_main_first(
-            lambda: run_dir.create_run_dir(cfg, settings, folder, parts.task, command) if processes.is_main else None
-        )
-        run_folder = processes.broadcast(run_folder)
-        assert run_folder is not None
-        stack.enter_context(run_dir.removed_unless_begun(run_folder, processes))
-        start = _describe_start(run_folder, cfg, settings, parts, params or {})
+        if continued:
+            run_folder, past = continued.folder, continued.past
+        else:
+            run_folder = _create_run_dir(cfg, settings, folder, parts, command, processes)
+            stack.enter_context(run_dir.removed_unless_begun(run_folder, processes))
         tags = {**_describe_run(command, parts, processes), **start_info.tags, **(tags or {})}
-        start = replace(start, tags=tags, overrides=overrides or ())
-        checkpointer = Checkpointer(start.folder / "checkpoints", processes, settings.loop.keep_checkpoints)
-        return _train_and_record(start, parts, processes, checkpointer, observers, policies, start_info, is_held)
+        start = _describe_start(run_folder, cfg, settings, parts, params or {})
+        start = replace(start, tags=tags, overrides=overrides or (), past=past)
+        checkpointer = _make_checkpointer(run_folder, settings, parts, processes)
+        return train_and_record(start, parts, processes, checkpointer, observers, policies, start_info, is_held)
+
+
+def _add_notices(start_info: StartInfo, notices: Sequence[str]) -> StartInfo:
+    """Put the notices before those of the start, unless the record of a continued run has them."""
+    return start_info if start_info.continued else replace(start_info, notices=(*notices, *start_info.notices))
+
+
+def _make_checkpointer(folder: Path, settings: RunSettings, parts: RunParts, processes: ProcessGroup) -> Checkpointer:
+    keep, is_planned = settings.loop.keep_checkpoints, parts.plan.plans_checkpoint
+    return Checkpointer(folder / "checkpoints", processes, keep, is_planned)
+
+
+def _find_continuation(folder: Path | None, processes: ProcessGroup) -> Continuation | RunResult:
+    if folder is None:
+        raise ValueError("is_continued: needs the folder of the run")
+    return processes.run_main_first(lambda: find_continuation(folder.absolute()))
+
+
+def _create_run_dir(
+    cfg: DictConfig, settings: RunSettings, folder: Path | None, parts: RunParts, command: str, processes: ProcessGroup
+) -> Path:
+    created = processes.run_main_first(
+        lambda: run_dir.create_run_dir(cfg, settings, folder, parts.task, command) if processes.is_main else None
+    )
+    created = processes.broadcast(created)
+    assert created is not None
+    return created
 
 
 def _describe_start(
@@ -162,26 +189,23 @@ def built_run(cfg: DictConfig) -> Iterator[tuple[RunSettings, RunParts, ProcessG
         yield settings, _build_run(cfg, settings, processes)[0], processes
 
 
-@dataclass(frozen=True)
-class StartInfo:
-    """Start of a run: messages, a table for start.txt, tags, and the best checkpoint of the run that it resumes."""
-
-    is_resumed: bool = False
-    notices: tuple[str, ...] = ()
-    table: str = ""
-    tags: Mapping[str, str] = field(default_factory=dict)
-    best: Path | None = None
-
-
 @explain_user_errors
-def _build_run(cfg: DictConfig, settings: RunSettings, processes: ProcessGroup) -> tuple[RunParts, StartInfo]:
-    """Build the parts of a run and load its initial or resumed state."""
+def _build_run(
+    cfg: DictConfig, settings: RunSettings, processes: ProcessGroup, continued: Continuation | None = None
+) -> tuple[RunParts, StartInfo]:
+    """Build the parts of a run and load its initial, resumed or continued state."""
+    if continued:
+        task = build_task(cfg, settings, processes)
+        resume.match_head_tying(continued.checkpoint, task.model)
+        parts = build_parts(cfg, settings, processes, task, continued.counters["schedule_start_step"])
+        parts, notices = restore_parts(continued, parts, provenance.read_recorded_params(cfg), processes)
+        return parts, StartInfo(notices=notices, continued=continued)
     resumed = resume.find_resume_point(settings)
     check_test_unseen(cfg, settings)
     task = build_task(cfg, settings, processes)
     match = _load_initial_weights(task, cfg, settings, processes)
     if resumed:
-        resume.match_head_tying(resumed, task.model)
+        resume.match_head_tying(resumed.checkpoint, task.model)
         parts = build_parts(cfg, settings, processes, task, resumed.schedule_start_step(settings, task))
         restored = resume.restore_run(resumed, parts, provenance.read_recorded_params(cfg), processes)
         if processes.is_main:
@@ -192,105 +216,6 @@ def _build_run(cfg: DictConfig, settings: RunSettings, processes: ProcessGroup) 
     if match is None:
         return parts, StartInfo()
     return parts, StartInfo(False, (match.describe(settings.start.source),), match.format_table())
-
-
-def _train_and_record(
-    start: RunStart,
-    parts: RunParts,
-    processes: ProcessGroup,
-    checkpointer: Checkpointer,
-    emit: CompositeObserver,
-    policies: Sequence[Policy],
-    start_info: StartInfo,
-    is_held: Callable[[], bool],
-) -> RunResult:
-    """Train and emit all events; `is_held` returns whether a signal was received outside of the training."""
-    folder, state, started_at, shortage = start.folder, parts.state, time.perf_counter(), ""
-    test_loss: float | None = None
-    if start_info.table and processes.is_main:
-        (folder / "start.txt").write_text(start_info.table + "\n")
-    processes.run_main_first(lambda: emit(start))
-
-    def save(state: TrainState, is_best: bool) -> None:
-        processes.run_main_first(emit.flush)  # a run that resumes from this checkpoint records nothing before it
-        checkpointer.save(state, is_best)
-
-    for notice in (*parts.notices, *start_info.notices):
-        emit(Notice(notice))
-    try:
-        with stop_on_signals() as is_stopping:
-            if start_info.is_resumed:  # after the record has begun: only a run with a record can be resumed
-                _save_resumed_start(start_info.best, state, checkpointer, folder)
-            trainer = Trainer(
-                parts.task,
-                state,
-                parts.plan,
-                processes,
-                parallel=parts.parallel,
-                policies=(*parts.policies, *policies),
-                emit=emit,
-                save=save,
-                restore_before=checkpointer.restore_before,
-                is_stopping=lambda: is_held() or is_stopping(),
-            )
-            stop = trainer.train()
-            if parts.test_task and stop.status == "completed":
-                test_loss = score_test_split(parts.test_task, state, parts.plan, processes, checkpointer.folder, emit)
-    except KeyboardInterrupt:
-        stop = Stop("interrupted", "stopped by a second signal")
-    except Exception as error:
-        shortage = describe_shortage(error, folder)
-        stop = Stop("interrupted", shortage) if shortage else _fail(error, folder, processes)
-    if stop.status == "completed" and any(isinstance(observer, FigureWriter) for observer in emit.observers):
-        draw_predictions(parts.task, folder, emit)
-    result = _make_result(stop, parts, folder, time.perf_counter() - started_at, test_loss)
-    shortage = _end_record(result, emit) or shortage
-    if shortage:
-        if processes.is_main and not remove_leftovers(checkpointer.folder):
-            emit.close()  # with too many open files, a folder can be read again only once the record is closed
-            remove_leftovers(checkpointer.folder)
-        raise ShortageError(f"{shortage} after step {state.step}")
-    return result
-
-
-def _fail(error: Exception, folder: Path, processes: ProcessGroup) -> Stop:
-    """Write the traceback, and leave the other processes, which may not have this error."""
-    distributed.abandon_process_group()
-    write_traceback(folder / f"{processes.rank or ''}{TRACEBACK_FILE}", error)
-    return Stop("failed", describe_error(error))
-
-
-def _save_resumed_start(best: Path | None, state: TrainState, checkpointer: Checkpointer, folder: Path) -> None:
-    checkpointer.save_resumed_start(state, best)
-    if best and checkpointer.processes.is_main:
-        copy_example_losses(best.parents[1], folder)
-
-
-def _end_record(result: RunResult, emit: CompositeObserver) -> str:
-    """Record the end of a run; return what the machine ran out of if the record could not be completed."""
-    shared = {name: getattr(result, name) for name in SHARED_FIELDS}
-    emit(RunEnd(**shared, artifacts=run_dir.list_description_files(result.folder)))
-    try:
-        emit.flush()
-    except OSError as error:
-        return describe_shortage(error, result.folder)
-    return ""
-
-
-def _make_result(stop: Stop, parts: RunParts, folder: Path, seconds: float, test_loss: float | None) -> RunResult:
-    state = parts.state
-    return RunResult(
-        status=stop.status,
-        reason=stop.reason,
-        best_val_loss=state.best_val_loss,
-        best_step=state.best_step,
-        step=state.step,
-        tokens=state.tokens,
-        seconds=seconds,
-        folder=folder,
-        effective=parts.effective,
-        test_loss=test_loss,
-    )
 
 
 def _load_initial_weights(

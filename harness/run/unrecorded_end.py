@@ -9,8 +9,8 @@ from harness.core.files import FileLock
 from harness.record import metrics_file
 from harness.record.event_entries import make_entries
 from harness.run.run_dir import list_description_files
-from harness.tracking.run_uploader import reopen_upload
-from harness.training.checkpoint import choose_checkpoint, read_counters
+from harness.tracking.upload_cursor import reopen_upload
+from harness.training.checkpoint import choose_checkpoint, read_counters, read_record_position
 
 COMPLETED_LATER = "the process died after the last step; the end was recorded later, from the last checkpoint"
 
@@ -55,7 +55,7 @@ def _find_missing_end(folder: Path) -> RunEnd | None:
         test_loss = _find_test_loss(entries)
         if counters["step"] != entries[0]["total_steps"] or (_scores_test(entries[0]) and test_loss is None):
             return None
-        seconds = (entries[-1]["at_ms"] - entries[0]["at_ms"]) / 1000
+        seconds = read_record_position(checkpoint)["seconds"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return RunEnd(

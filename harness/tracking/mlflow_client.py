@@ -4,7 +4,8 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -184,9 +185,33 @@ class TrackingClient:
         """Set MLflow's status and the end time of a run."""
         self._mlflow.set_terminated(run_id, status, at_ms)
 
-    def reopen_run(self, run_id: str) -> None:
-        """Set the status of a run to running."""
-        self._mlflow.update_run(run_id, "RUNNING")
+    def set_status(self, run_id: str, status: str) -> None:
+        """Set MLflow's status of a run that has not ended."""
+        self._mlflow.update_run(run_id, status)
+
+    def reopen_run(self, run_id: str, stale_tags: Collection[str] = (), stale_prefix: str | None = None) -> None:
+        """Set the status of a run to running, and delete these tags, and those with this prefix."""
+        self.set_status(run_id, "RUNNING")
+        for name in self._mlflow.get_run(run_id).data.tags if stale_tags else ():
+            if name in stale_tags or (stale_prefix is not None and name.startswith(stale_prefix)):
+                self._mlflow.delete_tag(run_id, name)
+
+    def count_points(self, run_id: str) -> Counter[tuple[str, int]]:
+        """Count the points of a run by metric and step."""
+        names = self._mlflow.get_run(run_id).data.metrics
+        histories = (self._mlflow.get_metric_history(run_id, name) for name in names)
+        return Counter((point.key, point.step) for history in histories for point in history)
+
+    def delete_run(self, run_id: str) -> None:
+        """Move a run to MLflow's trash; one that is not there any more is left alone."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._mlflow.delete_run(run_id)
+        except MlflowException as error:
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise
+        self._runs = {record: known for record, known in self._runs.items() if known != run_id}
 
 
 def connect_to_store(uri: str) -> Any:

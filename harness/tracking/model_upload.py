@@ -4,8 +4,8 @@ from pathlib import Path
 
 from harness.core.errors import ConfigError
 from harness.tracking.mlflow_client import TrackingClient, convert_errors
-from harness.tracking.run_uploader import UploadCursor
 from harness.tracking.store_uri import check_recorded_uri
+from harness.tracking.upload_cursor import UploadCursor
 
 
 def check_uploaded(folder: Path) -> UploadCursor:

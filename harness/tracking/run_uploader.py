@@ -2,24 +2,23 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from harness.core.component_keys import rename_component_keys
 from harness.core.credentials import hide_credentials
-from harness.core.digests import read_json, read_json_as
 from harness.core.effective_settings import EffectiveSettings
 from harness.core.files import FileLock, is_locked
 from harness.diagnosis.run_facts import CONSTANT_PREFIX
 from harness.record import results_file
-from harness.record.metrics_file import METRICS_FILE, find_record, read_entries, write_json
-from harness.record.sweep_files import SWEEP_FILE, read_setting_key
+from harness.record.metrics_file import find_record, read_entries
+from harness.record.sweep_files import read_setting_key
 from harness.record.trial_record import is_foreign, read_values
-from harness.tracking.diagnosis_tags import format_diagnosis_note, make_diagnosis_tags
+from harness.tracking.diagnosis_tags import DIAGNOSIS_TAG_PREFIX, format_diagnosis_note, make_diagnosis_tags
 from harness.tracking.mlflow_client import (
     MAX_METRICS_PER_BATCH,
     MAX_VALUE_LENGTH,
@@ -33,7 +32,8 @@ from harness.tracking.mlflow_client import (
 from harness.tracking.run_files import MAX_LOG_BYTES, is_own_file, list_artifacts, shorten_log
 from harness.tracking.run_names import STUDY_TAG, TRIAL_TAG, format_run_name
 from harness.tracking.runs_page import OWN_COLUMNS, format_run_page
-from harness.tracking.store_uri import DEFAULT_EXPERIMENT, check_recorded_uri, default_store_uri
+from harness.tracking.store_uri import check_recorded_uri
+from harness.tracking.upload_cursor import CURSOR_FILE, LOCK_FILE, UploadCursor
 
 Entry = dict[str, Any]  # an entry of metrics.jsonl
 
@@ -46,7 +46,7 @@ MLFLOW_STATUSES = {
     "failed": "FAILED",
 }
 PROCESS_DIED = {"status": "failed", "reason": "its process died"}
-END_TAGS = ("status", "reason", "best_step")
+END_TAGS, EXPECTATIONS_TAG = ("status", "reason", "best_step"), "expectations"
 OBJECTIVE = "objective"  # metric of trials that other programs ran, since each study names its objective differently
 
 SWEEP_TAG = "harness.sweep"  # id of the sweep that a trial belongs to
@@ -60,52 +60,18 @@ SOURCE_TYPE_TAG = {"mlflow.source.type": "JOB"}  # of all other types, the UI sh
 UNCHARTED_PREFIXES = ("constant/", "grad_norm/")
 
 
-@dataclass
-class UploadCursor:
-    """State of the upload of a run, kept in mlflow.json in the run's folder, without the credentials of `uri`."""
-
-    uri: str
-    experiment: str
-    run_id: str | None = None
-    name: str = ""  # of the run in MLflow
-    parent: str | None = None
-    sweep: str | None = None
-    offset: int = 0  # bytes of metrics.jsonl
-    files: list[str] = field(default_factory=list)
-    results: dict[str, str] = field(default_factory=dict)  # digests by file name
-    is_complete: bool = False
-
-    @classmethod
-    def load(cls, folder: Path) -> "UploadCursor":
-        """Read the cursor of the run in `folder`.
-
-        One recorded without MLflow belongs to the store of its sweep, or else to the default store.
-        """
-        path = folder / "mlflow.json"
-        if path.exists():
-            return read_json_as(cls, path)
-        with suppress(OSError, ValueError, KeyError):
-            sweep = read_json(folder.parent / SWEEP_FILE)
-            return cls(str(sweep["uri"]), str(sweep["experiment"]))
-        return cls(default_store_uri(), DEFAULT_EXPERIMENT)
-
-    def save(self, folder: Path) -> None:
-        write_json(folder / "mlflow.json", {**asdict(self), "uri": hide_credentials(self.uri)})
-
-    @property
-    def lacks_parent(self) -> bool:
-        """Return whether the run belongs to a sweep that MLflow did not have at the last upload."""
-        return self.sweep is not None and self.parent is None
-
-
 @dataclass(frozen=True)
 class UploadResult:
-    """Numbers of lines and files that one upload added; `is_complete` if the run has ended and MLflow has all of it."""
+    """Numbers of lines and files that one upload added.
+
+    It `is_complete` if the run has ended, or `is_paused` for now, and MLflow has all of it.
+    """
 
     lines: int
     files: int
     is_complete: bool
     uri: str
+    is_paused: bool = False
 
 
 def upload_run(
@@ -117,28 +83,17 @@ def upload_run(
         UploadError: If the store did not accept it; call again later.
         ConfigError: If the store is not the user's.
     """
-    with FileLock(folder / "mlflow.lock", required=False):
+    with FileLock(folder / LOCK_FILE, required=False):
         # asked before reading: a run that is not being written has written everything
         is_running = is_locked(find_record(folder))
         cursor = UploadCursor.load(folder)
         if cursor.is_complete and not cursor.lacks_parent and cursor.results == results_file.result_digests(folder):
-            return UploadResult(0, 0, True, hide_credentials(cursor.uri))
-        check_recorded_uri(cursor.uri, "mlflow.json")
+            return UploadResult(0, 0, True, hide_credentials(cursor.uri), cursor.is_paused)
+        check_recorded_uri(cursor.uri, CURSOR_FILE)
         with convert_errors(cursor.uri):
             if client is None or client.uri != cursor.uri:
                 client = TrackingClient(cursor.uri)
             return _RunUpload(folder, cursor, client, on_message).run(is_running)
-
-
-def reopen_upload(folder: Path) -> None:
-    """Let the next upload continue a run that was taken for dead, now that its record has been completed."""
-    if not (folder / "mlflow.json").exists():
-        return
-    with FileLock(folder / "mlflow.lock", required=False):
-        cursor = UploadCursor.load(folder)
-        cursor.is_complete = False
-        cursor.files = [name for name in cursor.files if name != METRICS_FILE]
-        cursor.save(folder)
 
 
 class _RunUpload:
@@ -157,6 +112,8 @@ class _RunUpload:
         return self.cursor.run_id
 
     def run(self, is_running: bool | None) -> UploadResult:
+        if self.cursor.is_reopened:
+            self._reopen_run()
         lines, end = self._read_new_entries()
         has_ended = is_running is False or (is_running is None and end is not None)
         files = 0
@@ -171,7 +128,35 @@ class _RunUpload:
                 self.batch.metrics += self._objective_points(end) if end else []
             self._flush()
             files = (self._finish_run(end, outcome) if has_ended else 0) + self._upload_results()
-        return UploadResult(lines, files, has_ended, hide_credentials(self.cursor.uri))
+        return UploadResult(lines, files, has_ended, hide_credentials(self.cursor.uri), self.cursor.is_paused)
+
+    def _reopen_run(self) -> None:
+        """Take back the end of a run that is continued, and find what MLflow has of the steps that are taken again."""
+        self.client.reopen_run(self.run_id, {*END_TAGS, EXPECTATIONS_TAG, DESCRIPTION_TAG}, DIAGNOSIS_TAG_PREFIX)
+        recorded: Counter[tuple[str, int]] = Counter()
+        for entry, offset in read_entries(self.path):
+            if offset > self.cursor.offset:
+                break
+            recorded.update((sanitize_key(name), entry["step"]) for name in entry.get("metrics", {}))
+            if entry["kind"] == "diagnosis":
+                self.batch.tags |= make_diagnosis_tags([entry["diagnosis"]])
+        if link := self._resumed_link(self._start["tags"]):
+            self.batch.tags[DESCRIPTION_TAG] = link
+        self.client.log_batch(self.run_id, self.batch)
+        self.batch = LogBatch()
+        ahead: dict[str, list[int]] = {}
+        for name, step in (self.client.count_points(self.run_id) - recorded).elements():
+            ahead.setdefault(name, []).append(step)
+        self.cursor.ahead, self.cursor.is_reopened = ahead, False
+        self.cursor.save(self.folder)
+
+    def _has_point(self, name: str, step: int) -> bool:
+        """Return whether MLflow has a point of a step that was taken again; each of them counts once."""
+        steps = self.cursor.ahead.get(sanitize_key(name), [])
+        if step in steps:
+            steps.remove(step)
+            return True
+        return False
 
     def _read_new_entries(self) -> tuple[int, Entry | None]:
         """Add new entries to the batch. Return their number without the end entry, and the end entry."""
@@ -179,12 +164,17 @@ class _RunUpload:
         for entry, offset in read_entries(self.path, self.cursor.offset):
             if entry["kind"] == "end":
                 return lines, entry
+            if entry.get("is_partial") and (status := self._read_end_status(offset)) in (None, "interrupted"):
+                if status is None:  # not written yet
+                    break
+                continue  # a continued run makes a whole row of these steps
             if entry["kind"] == "start":
                 self._start_run(entry)
             values = {name: value for name, value in entry.get("metrics", {}).items() if is_charted(name)}
             if len(self.batch.metrics) + len(values) > MAX_METRICS_PER_BATCH:
                 self._flush()
-            self.batch.metrics += [(name, value, entry["at_ms"], entry["step"]) for name, value in values.items()]
+            new = {name: value for name, value in values.items() if not self._has_point(name, entry["step"])}
+            self.batch.metrics += [(name, value, entry["at_ms"], entry["step"]) for name, value in new.items()]
             self.batch.tags |= {f"unit.{name}": unit for name, unit in entry.get("units", {}).items()}
             if entry["kind"] == "diagnosis":
                 self.batch.tags |= make_diagnosis_tags([entry["diagnosis"]])
@@ -193,6 +183,10 @@ class _RunUpload:
             lines, self.reached = lines + 1, offset
         return lines, None
 
+    def _read_end_status(self, offset: int) -> str | None:
+        """Return the status in the entry at `offset` if it is the end of the run."""
+        return next((entry.get("status") for entry, _ in read_entries(self.path, offset)), None)
+
     def _start_run(self, start: Entry) -> None:
         """Find or create the run and log its parameters, tags and data set."""
         experiment = self.cursor.experiment
@@ -200,6 +194,9 @@ class _RunUpload:
         user = start["tags"].get("user")
         columns = list_trial_columns(start["searched"]) if is_foreign(start) else OWN_COLUMNS
         self.client.show_columns(experiment, columns)
+        for replaced in self.cursor.replaced:
+            self.client.delete_run(replaced)
+        self.cursor.replaced = []
         self.cursor.run_id = self.client.get_or_create_run(experiment, start["id"], name, start["at_ms"], user)
         self.cursor.sweep = start["tags"].get(SWEEP_TAG)
         self.cursor.save(self.folder)
@@ -250,7 +247,7 @@ class _RunUpload:
             final["diagnoses"]
         )
         if final["expectations"]:
-            self.batch.tags["expectations"] = final["expectations"]
+            self.batch.tags[EXPECTATIONS_TAG] = final["expectations"]
         diagnoses = map(format_diagnosis_note, final["diagnoses"])
         paragraphs = [self._resumed_link(self._start["tags"]), *diagnoses, final["expectations"]]
         if any(paragraphs):
@@ -271,10 +268,15 @@ class _RunUpload:
             self.cursor.save(self.folder)
 
     def _finish_run(self, end: Entry | None, outcome: Entry) -> int:
-        """Upload the artifacts, set the status and return the number of new files."""
-        files = sum(self._upload_artifact(path) for path in list_artifacts(self.folder, self._start, end))
-        self.client.end_run(self.run_id, MLFLOW_STATUSES[outcome["status"]], outcome["at_ms"])
-        self.cursor.is_complete = True
+        """Upload the artifacts, set the status and return the number of new files; none of a run that is paused."""
+        status, is_paused = MLFLOW_STATUSES[outcome["status"]], outcome["status"] == "paused"
+        files = 0
+        if is_paused:
+            self.client.set_status(self.run_id, status)
+        else:
+            files = sum(self._upload_artifact(path) for path in list_artifacts(self.folder, self._start, end))
+            self.client.end_run(self.run_id, status, outcome["at_ms"])
+        self.cursor.is_complete, self.cursor.is_paused = True, is_paused
         self.cursor.save(self.folder)
         return files
 

@@ -33,7 +33,6 @@ from harness.tracking.run_uploader import (
     MLFLOW_STATUSES,
     OBJECTIVE,
     PROCESS_DIED,
-    UploadCursor,
     UploadResult,
     add_column_tags,
     list_trial_columns,
@@ -41,6 +40,7 @@ from harness.tracking.run_uploader import (
 )
 from harness.tracking.runs_page import OWN_COLUMNS, format_comparison_page, format_run_page
 from harness.tracking.store_uri import check_recorded_uri
+from harness.tracking.upload_cursor import UploadCursor
 
 IDENTITY_KEYS = ("id", "name", "uri", "experiment", "started_at_ms", "params", "tags")
 RUNNING_SUMMARY: dict[str, Any] = {"status": "running", "ended_at_ms": None, "metrics": {}, "tags": {}, "history": []}
@@ -138,7 +138,7 @@ class SweepUploader:
             summary = self._read_summary(is_running)
             has_ended = summary["status"] != "running"
             self.run_id = self.run_id or self._start_run(summary, has_ended)
-            lines, files = self._upload_trials()
+            lines, files = self._upload_trials(has_ended)
             cursor = SweepCursor.load(self.folder)
             lines += self._upload_summary(summary, cursor)
             if has_ended:
@@ -186,8 +186,11 @@ class SweepUploader:
             self.client.reopen_run(run_id)
         return run_id
 
-    def _upload_trials(self) -> tuple[int, int]:
-        """Upload all trials and return the numbers of lines and files; then raise the first error, if any."""
+    def _upload_trials(self, has_ended: bool) -> tuple[int, int]:
+        """Upload all trials and return the numbers of lines and files; then raise the first error, if any.
+
+        A paused trial is looked at again until the sweep has ended.
+        """
         lines, files = 0, 0
         errors: list[Exception] = []
         for folder in self._pending_trials():
@@ -199,7 +202,7 @@ class SweepUploader:
                     break
                 continue
             lines, files = lines + result.lines, files + result.files
-            if result.is_complete:
+            if result.is_complete and (has_ended or not result.is_paused):
                 self.complete_trials.add(folder.name)
         if errors:
             raise errors[0]

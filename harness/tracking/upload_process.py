@@ -21,9 +21,10 @@ from harness.core.signals import was_interrupted
 from harness.core.terminal import SILENT_S, announce
 from harness.tracking import sweep_uploader
 from harness.tracking.mlflow_client import UploadError
-from harness.tracking.run_uploader import UploadCursor, UploadResult, upload_run
+from harness.tracking.run_uploader import UploadResult, upload_run
 from harness.tracking.sqlite_store import is_creating_store
 from harness.tracking.store_uri import is_own_store, restore_credentials, sqlite_path
+from harness.tracking.upload_cursor import UploadCursor
 
 POLL_INTERVAL_S = {"run": 2.0, "sweep": 5.0}
 FINAL_ATTEMPTS = {"file": 8, "server": 3}

@@ -26,7 +26,7 @@ from harness.training.sharded_checkpoint import MOMENTS_FOLDER, read_sharded_mom
 
 WEIGHTS_FILE, STATE_FILE, SUMMARY_FILE = "model.safetensors", "state.pt", "checkpoint.json"
 CHECKED_FILES = (WEIGHTS_FILE, STATE_FILE)
-COUNTERS = "counters"  # key of the summary, and of their digest in it
+COUNTERS, RECORD = "counters", "record"  # keys of the summary, and of their digests in it
 
 
 def save_checkpoint(state: TrainState, folder: Path, rng: Sequence[Any] | None = None) -> None:
@@ -34,8 +34,15 @@ def save_checkpoint(state: TrainState, folder: Path, rng: Sequence[Any] | None =
     write_checkpoint(state.state_dict(rng), folder)
 
 
-def write_checkpoint(parts: Mapping[str, Any], folder: Path, moments: Path | None = None) -> None:
-    """Write the parts of a state to `folder` atomically; `moments` is a folder with sharded ones to be moved there."""
+def write_checkpoint(
+    parts: Mapping[str, Any], folder: Path, moments: Path | None = None, record: Mapping[str, Any] | None = None
+) -> None:
+    """Write the parts of a state to `folder` atomically.
+
+    Args:
+        moments: A folder with sharded ones, to be moved there.
+        record: Describes what the run has recorded so far.
+    """
     state_without_weights = {name: part for name, part in parts.items() if name != "model"}
 
     def write(draft: Path) -> None:
@@ -44,7 +51,7 @@ def write_checkpoint(parts: Mapping[str, Any], folder: Path, moments: Path | Non
             torch.save(state_without_weights, file)
         if moments:
             moments.rename(draft / MOMENTS_FOLDER)
-        write_checkpoint_summary(draft, parts["counters"])
+        write_checkpoint_summary(draft, parts["counters"], record)
 
     write_folder_atomically(folder, write)
 
@@ -58,12 +65,15 @@ def estimate_checkpoint_bytes(state: TrainState, n_moments: int = 2) -> int:
     return weights + n_moments * trainable
 
 
-def write_checkpoint_summary(folder: Path, counters: Mapping[str, Any]) -> None:
-    """Write SUMMARY_FILE: the counters, their SHA-256, and that of each other file of the checkpoint."""
+def write_checkpoint_summary(
+    folder: Path, counters: Mapping[str, Any], record: Mapping[str, Any] | None = None
+) -> None:
+    """Write SUMMARY_FILE: the counters, the record so far, their SHA-256, and that of each other file."""
+    parts = {COUNTERS: counters, **({RECORD: record} if record is not None else {})}
     shards = (f"{MOMENTS_FOLDER}/{path.name}" for path in sorted(folder.glob(f"{MOMENTS_FOLDER}/*")))
     names = (name for name in (*CHECKED_FILES, *shards) if (folder / name).exists())
-    sums = {name: compute_file_digest(folder / name) for name in names}
-    summary = {"counters": counters, "sha256": {COUNTERS: compute_json_digest(counters), **sums}}
+    sums = {name: compute_json_digest(part) for name, part in parts.items()}
+    summary = {**parts, "sha256": {**sums, **{name: compute_file_digest(folder / name) for name in names}}}
     (folder / SUMMARY_FILE).write_text(json.dumps(summary, indent=1))
 
 
@@ -114,6 +124,18 @@ def read_counters(folder: Path) -> dict[str, Any]:
         ValueError: If the summary is missing or damaged.
     """
     return _read_summary(folder)["counters"]
+
+
+def read_record_position(folder: Path) -> dict[str, Any]:
+    """Return what a run had recorded when it saved a checkpoint.
+
+    Raises:
+        ValueError: If the summary is damaged, or the checkpoint was saved without it.
+    """
+    summary = _read_summary(folder)
+    if RECORD not in summary:
+        raise ValueError(f"{folder / SUMMARY_FILE} does not say what was recorded")
+    return summary[RECORD]
 
 
 def find_damage(folder: Path) -> str | None:
@@ -219,9 +241,10 @@ def _list_shards(folder: Path) -> list[str]:
 def _read_summary(folder: Path) -> dict[str, Any]:
     try:
         summary = json.loads(read_small_file(folder / SUMMARY_FILE))
-        found = {key: summary[key] for key in (COUNTERS, "sha256")}
-        if found["sha256"][COUNTERS] != compute_json_digest(found[COUNTERS]):
-            raise ValueError("the counters have another digest")
+        found = {key: summary[key] for key in (COUNTERS, "sha256", *([RECORD] if RECORD in summary else []))}
+        for key in found.keys() - {"sha256"}:
+            if found["sha256"][key] != compute_json_digest(found[key]):
+                raise ValueError(f"{key}: another digest")
         return found
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{folder / SUMMARY_FILE} is missing or damaged") from error

@@ -45,6 +45,11 @@ class TrainingPlan:
     record_examples: bool = False  # whether evaluations emit the losses of single examples
     probe_steps: frozenset[int] = frozenset()  # of evaluations that change nothing; none of them in `eval_steps`
 
+    def plans_checkpoint(self, step: int) -> bool:
+        """Return whether a run saves a checkpoint of `step` whatever happens: not at a probe or a stop."""
+        is_regular = bool(self.save_every) and step % (self.save_every or 1) == 0
+        return is_regular or step == self.first_step or step in self.eval_steps
+
     def with_probes(self, shares: Iterable[float]) -> "TrainingPlan":
         """Return the plan with probes after these shares of its steps, rounded up.
 
@@ -65,7 +70,8 @@ class Trainer:
     """Train `state` on `task` according to `plan`.
 
     `emit` receives every event. `save(state, is_best)` writes a checkpoint. `restore_before(state, step)` restores the
-    last checkpoint before a step and returns its step, or None if there is none.
+    last checkpoint before a step and returns its step, or None if there is none. A run that `is_continued` goes on from
+    the checkpoint that `state` holds; `undecided` is the evaluation at its step if the policies have not seen it yet.
     """
 
     task: Task
@@ -79,6 +85,8 @@ class Trainer:
     save: Callable[[TrainState, bool], None] = lambda state, is_best: None
     restore_before: Callable[[TrainState, int], int | None] = lambda state, step: None
     is_stopping: Callable[[], bool] = lambda: False
+    is_continued: bool = False
+    undecided: EvalEnd | None = None
     micro_batch_size: int = field(init=False)
     engine: LossEngine = field(init=False)
 
@@ -91,7 +99,9 @@ class Trainer:
         state, plan = self.state, self.plan
         state.train()
         stop = self._find_signal()
-        if stop is None and state.step == 0:
+        if stop is None and self.undecided is not None:
+            stop = self._decide(self.undecided)
+        elif stop is None and state.step == 0 and not self.is_continued:
             stop = self._evaluate_and_checkpoint()
         while stop is None and state.step < plan.total_steps:
             started_at = time.perf_counter()
@@ -282,7 +292,7 @@ class Trainer:
         """Report a spike, then continue, roll back or stop as the policy says.
 
         After a rollback the state is saved at once, with the reduced LR and the new data position, so that a run
-        stopped now resumes from there.
+        stopped now resumes from there. It is reported before: the record of a checkpoint has what led to it.
         """
         state, step = self.state, self.state.step
         kept = {name: getattr(state, name) for name in KEPT_AT_ROLLBACK}
@@ -296,8 +306,7 @@ class Trainer:
                 setattr(state, name, value)
             state.rollbacks += 1
             state.lr_factor *= spike.lr_factor
-            self.save(state, False)
-            state.train()
+            state.recent_losses.clear()
         is_continuing = spike.action == "warn" or restored_step is not None
         self.emit(
             Spike(
@@ -311,6 +320,9 @@ class Trainer:
                 example_range=(first_example, state.examples),
             )
         )
+        if restored_step is not None:
+            self.save(state, False)
+            state.train()
         if is_continuing:
             return None
         change = f"rose from about {spike.baseline_loss:.4g} to" if math.isfinite(spike.loss) else "became"

@@ -1,7 +1,6 @@
 """The policy that detects loss spikes. `Trainer._handle_spike` in loop.py carries out the rollback that it asks for."""
 
 import math
-from collections import deque
 from statistics import median
 from typing import Literal
 
@@ -16,14 +15,21 @@ SPIKE_DEVIATIONS, SPIKE_FRACTION = 6.0, 0.1
 
 
 def watch_spikes(
-    action: Literal["warn", "rollback", "stop"], *, lr_factor: float = 1.0, max_rollbacks: int = 0, max_skips: int = 0
+    action: Literal["warn", "rollback", "stop"],
+    *,
+    lr_factor: float = 1.0,
+    max_rollbacks: int = 0,
+    max_skips: int = 0,
+    losses: list[float] | None = None,
 ) -> Policy:
     """Return a policy that reacts when SPIKE_STEPS losses in a row exceed the baseline of SPIKE_WINDOW earlier ones.
 
     With `action="rollback"` it also reacts to a loss that is not finite (under fp16, to more than `max_skips` skipped
     steps), as in Chowdhery et al. (2022, section 5.1), who rolled back and skipped the batches at fault.
+
+    `losses` holds the latest losses; a run whose checkpoints have them continues from the same baseline.
     """
-    losses: deque[float] = deque(maxlen=SPIKE_WINDOW + SPIKE_STEPS)
+    losses = [] if losses is None else losses
 
     def policy(event: Event) -> Decision:
         last_good_step = _last_finite_step(event, max_skips) if action == "rollback" else None
@@ -32,7 +38,8 @@ def watch_spikes(
             baseline_loss = median(losses) if losses else math.nan
         elif isinstance(event, StepEnd) and math.isfinite(event.loss):
             losses.append(event.loss)
-            baseline, latest = list(losses)[:SPIKE_WINDOW], list(losses)[SPIKE_WINDOW:]
+            del losses[: -(SPIKE_WINDOW + SPIKE_STEPS)]
+            baseline, latest = losses[:SPIKE_WINDOW], losses[SPIKE_WINDOW:]
             if len(latest) < SPIKE_STEPS or min(latest) <= _spike_threshold(baseline):
                 return None
             last_good_step, loss, baseline_loss = event.step - SPIKE_STEPS, event.loss, median(baseline)

@@ -16,7 +16,8 @@ from harness.run.load import load_recorded_run
 from harness.run.runner import run
 from harness.tasks.minimal_pairs import build_likelihood, compare_pairs
 from harness.tracking.mlflow_client import connect_to_store
-from harness.tracking.run_uploader import UploadCursor, upload_run
+from harness.tracking.run_uploader import upload_run
+from harness.tracking.upload_cursor import UploadCursor
 from tests.data.documents import WORDS, SyntheticDocuments
 from tests.data.test_blimp import write_jsonl
 from tests.run.test_run import read_series

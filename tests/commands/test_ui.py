@@ -21,7 +21,7 @@ from harness.observers.metrics_writer import MetricsWriter
 from harness.observers.mlflow import MlflowUploader
 from harness.run.provenance import current_command
 from harness.run.runner import run
-from harness.tracking.run_uploader import UploadCursor
+from harness.tracking.upload_cursor import UploadCursor
 from tests.conftest import ROOT
 from tests.observers.sample_events import sample_run, send_events
 from tests.run.test_run import SMOKE

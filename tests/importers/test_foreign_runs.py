@@ -12,7 +12,8 @@ from harness.importers import read_histories, read_history
 from harness.importers.programs import mlflow
 from harness.observers.metrics_writer import MetricsWriter
 from harness.tracking.mlflow_client import LogBatch, TrackingClient
-from harness.tracking.run_uploader import EFFECTIVE_TAG, UploadCursor, upload_run
+from harness.tracking.run_uploader import EFFECTIVE_TAG, upload_run
+from harness.tracking.upload_cursor import UploadCursor
 from tests.observers.sample_events import make_effective_settings, sample_run, send_events
 from tests.tracking.stores import new_store
 

@@ -35,6 +35,9 @@ TINY = ["experiment=smoke", "device=cpu", "data=pydoc_text", "data.val_fraction=
         "model.layers=1", "model.width=16", "model.dropout=0.1", "loop.max_steps=12", "loop.evals=3"]  # fmt: skip
 
 
+PARTS = ["model", "optimizer", "schedule", "scaler", "rng", "counters", "recent_losses"]
+
+
 def stop_after(steps: int) -> Policy:
     taken: list[Event] = []
 
@@ -79,7 +82,7 @@ def test_verify_resume_finds_no_difference(extra, cache_dir, capsys) -> None:
     output = capsys.readouterr().out.splitlines()
     assert output[-1] == "10 steps at once vs. 5 steps, resumed for 5 more: largest difference 0"
     parts = [line.split()[0] for line in output[:-1] if not line.startswith("note:")]
-    assert parts == ["model", "optimizer", "schedule", "scaler", "rng", "counters"]
+    assert parts == PARTS
 
 
 def test_verify_resume_exits_with_1_if_results_differ(cache_dir, capsys, monkeypatch) -> None:
@@ -272,7 +275,7 @@ def test_resume_with_two_processes_is_bit_identical(places, tmp_path) -> None:
     run_with_torchrun(*overrides, "name=again", "start=resume", f"start.run={straight}", "start.checkpoint=8")
     [resumed] = (tmp_path / "outputs").glob("*_again")
     one, other = (read_checkpoint_parts(folder, 12) for folder in (straight, resumed))
-    assert [max_difference(one[part], other[part])[0] for part in one] == [0.0] * 6
+    assert [max_difference(one[part], other[part])[0] for part in one] == [0.0] * len(PARTS)
     assert len(one["rng"]) == 2
 
 
@@ -337,7 +340,7 @@ def test_resume_cut_off_at_its_start_leaves_a_record_and_no_step(interrupted, pl
     def stop_at_once(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Checkpointer, "_link_as_best", stop_at_once)
+    monkeypatch.setattr(Checkpointer, "link_best", stop_at_once)
     result = resume_run(interrupted, places)
     assert read_record(result.folder)[-1]["status"] == "interrupted"
     assert not list_saved_steps(result.folder / "checkpoints")

@@ -17,8 +17,9 @@ from harness.run import runner
 from harness.sweep.study.trial_attrs import RESULT, RETRY_OF
 from harness.sweep.study.trial_queue import MAX_WORKER_DEATHS, WORKER_DIED
 from harness.tracking.mlflow_client import connect_to_store
-from harness.tracking.run_uploader import UploadCursor, upload_run
+from harness.tracking.run_uploader import upload_run
 from harness.tracking.sweep_uploader import SweepUploader
+from harness.tracking.upload_cursor import UploadCursor
 from harness.training.checkpoint import WEIGHTS_FILE, load_weights
 from tests.systems.kill_tools import (
     UPLOAD_SECONDS,

@@ -13,7 +13,7 @@ from pathlib import Path
 from harness.core.checkpoint_names import list_saved_steps
 from harness.core.digests import MANIFEST
 from harness.record.metrics_file import METRICS_FILE
-from harness.tracking.run_uploader import UploadCursor
+from harness.tracking.upload_cursor import UploadCursor
 from tests.systems.kill_tools import KillCase, maps_files_below, poll_until, read_bytes, start_marked
 
 TOTAL_STEPS, EVALS = 400, 4

@@ -22,7 +22,8 @@ from harness.data.tokens import IGNORE_INDEX, TokenBatch
 from harness.run.load import LoadedRun, load_recorded_run
 from harness.run.runner import run
 from harness.tasks.causal_lm import CausalLM
-from harness.tracking.run_uploader import UploadCursor, upload_run
+from harness.tracking.run_uploader import upload_run
+from harness.tracking.upload_cursor import UploadCursor
 from tests.token_streams import VOCABULARY, make_generated_lm
 from tests.tracking.stores import new_store, only_run
 

@@ -8,9 +8,10 @@ from harness import cli
 from harness.core.errors import ConfigError
 from harness.observers.metrics_writer import MetricsWriter
 from harness.record import metrics_file
-from harness.tracking.run_uploader import UploadCursor, upload_run
+from harness.tracking.run_uploader import upload_run
 from harness.tracking.store_uri import check_recorded_uri, default_store_uri
 from harness.tracking.sweep_uploader import SweepUploader
+from harness.tracking.upload_cursor import UploadCursor
 from tests.observers.sample_events import sample_run, send_events
 from tests.tracking.stores import free_port, new_store, only_run
 from tests.tracking.test_sweep_uploader import read_runs, run_trial, write_summary_json, write_sweep_json

@@ -22,7 +22,7 @@ from harness.observers.mlflow import MlflowUploader
 from harness.record import metrics_file
 from harness.tracking.mlflow_client import UploadError, connect_to_store
 from harness.tracking.model_upload import upload_folder
-from harness.tracking.run_uploader import UploadCursor, upload_run
+from harness.tracking.run_uploader import upload_run
 from harness.tracking.store_uri import (
     artifact_root,
     default_store_uri,
@@ -30,6 +30,7 @@ from harness.tracking.store_uri import (
     restore_credentials,
     sqlite_path,
 )
+from harness.tracking.upload_cursor import UploadCursor
 from harness.tracking.upload_process import UploadProcess
 from tests.conftest import drop_announcements
 from tests.observers.sample_events import (

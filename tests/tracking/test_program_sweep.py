@@ -20,7 +20,6 @@ from harness.record.metrics_file import write_json
 from harness.record.run_lookup import default_output_dir, find_run, list_studies
 from harness.tracking import sweep_uploader
 from harness.tracking.mlflow_client import TrackingClient
-from harness.tracking.run_uploader import UploadCursor
 from harness.tracking.runs_page import VIEW_TAG
 from harness.tracking.store_uri import (
     check_recorded_uri,
@@ -30,6 +29,7 @@ from harness.tracking.store_uri import (
     resolve_store_uri,
 )
 from harness.tracking.sweep_uploader import SweepUploader, is_upload_complete
+from harness.tracking.upload_cursor import UploadCursor
 from harness.tracking.upload_process import UploadProcess
 from tests.conftest import ROOT, drop_announcements
 from tests.record.test_trial_record import WRITER

@@ -18,8 +18,8 @@ from harness.core.errors import DamageError
 from harness.observers.metrics_writer import MetricsWriter
 from harness.tracking import sqlite_store, upload_process
 from harness.tracking.mlflow_client import connect_to_store
-from harness.tracking.run_uploader import UploadCursor
 from harness.tracking.sqlite_store import is_creating_store
+from harness.tracking.upload_cursor import UploadCursor
 from harness.tracking.upload_process import UploadProcess
 from tests.observers.sample_events import sample_run, send_events
 from tests.tracking.stores import new_store, recorded_points, stored_points, wait_until

@@ -20,8 +20,8 @@ from harness.observers.metrics_writer import MetricsWriter
 from harness.observers.mlflow import DeferredMlflowUpload
 from harness.record import metrics_file
 from harness.tracking import sweep_uploader
-from harness.tracking.run_uploader import UploadCursor
 from harness.tracking.sweep_uploader import SweepUploader
+from harness.tracking.upload_cursor import UploadCursor
 from harness.tracking.upload_process import UploadProcess
 from tests.conftest import ROOT
 from tests.observers.sample_events import sample_run, send_events

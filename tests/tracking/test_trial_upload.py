@@ -9,7 +9,8 @@ from harness import cli
 from harness.record.trial_record import TrialEnd, TrialRecord
 from harness.tracking.mlflow_client import sanitize_key
 from harness.tracking.run_names import format_run_name
-from harness.tracking.run_uploader import UploadCursor, list_trial_columns, upload_run
+from harness.tracking.run_uploader import list_trial_columns, upload_run
+from harness.tracking.upload_cursor import UploadCursor
 from tests.record.trials import make_start, write_trial
 from tests.tracking.stores import new_store, only_run, recorded_points, stored_points
 

@@ -9,11 +9,12 @@ from harness.core.checkpoint_names import list_saved_steps
 from harness.core.effective_settings import EffectiveSettings
 from harness.core.errors import DamageError
 from harness.core.paths import project_dir
-from harness.diagnosis.history import SECONDS, History, SpikeRecord
+from harness.diagnosis.history import SECONDS, History
 from harness.diagnosis.run_facts import extract_run_facts, select_provenance
 from harness.importers.programs.trial_history import read_trial_history
 from harness.record.lr_range_file import add_data_digest, load_lr_band
 from harness.record.metrics_file import parse_entries, read_entries
+from harness.record.past_record import read_spike
 from harness.record.trial_record import is_foreign
 from harness.tracking.run_names import STUDY_TAG, format_run_name
 
@@ -35,6 +36,8 @@ def read_native(path: Path, file: IO[bytes] | None = None) -> History:
         rows += entry["kind"] == "metrics"
         started_ms = started_ms or entry.get("at_ms", 0)
         try:
+            if entry["kind"] == "continued":  # the time that the run was paused does not count
+                started_ms = entry["at_ms"] - round(1000 * entry["seconds"])
             _add_entry(history, entry)
             if entry["kind"] == "metrics" and "at_ms" in entry and not _is_final_test(entry):
                 history.add_points(SECONDS, [(entry["step"], (entry["at_ms"] - started_ms) / 1000)])
@@ -92,17 +95,7 @@ def _add_entry(history: History, entry: Mapping[str, Any]) -> None:
             if unit and unit != history.facts.unit:
                 history.facts = replace(history.facts, unit=unit)
         case "spike":
-            start, stop = entry["example_range"]
-            history.spikes.append(
-                SpikeRecord(
-                    entry["step"],
-                    entry["last_good_step"],
-                    float(entry["loss"]),
-                    float(entry["baseline_loss"]),
-                    (start, stop),
-                    entry["restored_step"],
-                )
-            )
+            history.spikes.append(read_spike(entry))
         case "end":
             seconds = float(entry["seconds"]) if "seconds" in entry else None
             history.facts = replace(history.facts, status=entry["status"], seconds=seconds)
