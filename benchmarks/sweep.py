@@ -2,9 +2,9 @@
 
 Each seed is one of the sampler; the training's seed is fixed. `stock` is hydra-optuna-sweeper with TPE: 24 whole runs.
 Where the space is conditional, which it has not, it is our sweeper with TPE and without a pruner. `ours` is what
-`python run.py -m` does by default, `halving` the same where no trial can be continued. The target is fixed by the stock
-alone: the median of its best losses. The winner of each sweep is trained again on 3 seeds. Finished sweeps are kept in
---to: the same command continues.
+`python run.py -m` does by default, `ours_24` the same with the stock's budget, and `halving` where no trial
+can be continued. The target is fixed by the stock alone: the median of its best losses. The winner of each sweep is
+trained again on 3 seeds. Finished sweeps are kept in --to: the same command continues.
 
     python -m benchmarks.sweep --to FOLDER
     python -m benchmarks.sweep --to FOLDER --task small_gpt --arm stock --seeds 3 --seconds 300
@@ -85,6 +85,7 @@ TASKS = (
 ARMS: dict[str, list[str]] = {
     "stock": [],
     "ours": [],
+    "ours_24": ["sweep.runs=24"],
     "halving": ["pruner=halving", "sweep.runs=8"],
 }
 """Overrides of each arm; those of `stock` depend on the task."""
