@@ -40,7 +40,7 @@ from harness.tracking.run_uploader import (
 )
 from harness.tracking.runs_page import OWN_COLUMNS, format_comparison_page, format_run_page
 from harness.tracking.store_uri import check_recorded_uri
-from harness.tracking.upload_cursor import UploadCursor
+from harness.tracking.upload_cursor import CURSOR_FILE, UploadCursor
 
 IDENTITY_KEYS = ("id", "name", "uri", "experiment", "started_at_ms", "params", "tags")
 RUNNING_SUMMARY: dict[str, Any] = {"status": "running", "ended_at_ms": None, "metrics": {}, "tags": {}, "history": []}
@@ -124,7 +124,7 @@ class SweepUploader:
         self.folder, self.on_message = folder, on_message
         self.identity = read_sweep_identity(folder)
         self.run_id = ""  # until the parent run exists
-        self.complete_trials: set[str] = set()  # not looked at again
+        self.complete_trials: dict[str, int] = {}  # not looked at again until their cursor changes, since this time
 
     @cached_property
     def client(self) -> TrackingClient:
@@ -138,7 +138,7 @@ class SweepUploader:
             summary = self._read_summary(is_running)
             has_ended = summary["status"] != "running"
             self.run_id = self.run_id or self._start_run(summary, has_ended)
-            lines, files = self._upload_trials(has_ended)
+            lines, files = self._upload_trials()
             cursor = SweepCursor.load(self.folder)
             lines += self._upload_summary(summary, cursor)
             if has_ended:
@@ -186,11 +186,8 @@ class SweepUploader:
             self.client.reopen_run(run_id)
         return run_id
 
-    def _upload_trials(self, has_ended: bool) -> tuple[int, int]:
-        """Upload all trials and return the numbers of lines and files; then raise the first error, if any.
-
-        A paused trial is looked at again until the sweep has ended.
-        """
+    def _upload_trials(self) -> tuple[int, int]:
+        """Upload all trials and return the numbers of lines and files; then raise the first error, if any."""
         lines, files = 0, 0
         errors: list[Exception] = []
         for folder in self._pending_trials():
@@ -202,8 +199,9 @@ class SweepUploader:
                     break
                 continue
             lines, files = lines + result.lines, files + result.files
-            if result.is_complete and (has_ended or not result.is_paused):
-                self.complete_trials.add(folder.name)
+            changed_at = _find_change_time(folder)  # before it is read: a worker may continue the trial meanwhile
+            if result.is_complete and UploadCursor.load(folder).is_complete:
+                self.complete_trials[folder.name] = changed_at
         if errors:
             raise errors[0]
         return lines, files
@@ -217,8 +215,9 @@ class SweepUploader:
             entry.name
             for entry in os.scandir(self.folder)
             if entry.name.isdecimal() and entry.is_dir(follow_symlinks=False)
-        } - self.complete_trials
-        folders = [self.folder / name for name in sorted(names, key=lambda name: (len(name), name))]
+        }
+        known = {name for name, at in self.complete_trials.items() if _find_change_time(self.folder / name) == at}
+        folders = [self.folder / name for name in sorted(names - known, key=lambda name: (len(name), name))]
         trials = [folder for folder in folders if metrics_file.find_record(folder).is_file()]
         for folder in trials:
             if not (folder / "mlflow.json").exists():
@@ -298,6 +297,11 @@ class SweepUploader:
                 cursor.save(self.folder)
                 files += 1
         return files
+
+
+def _find_change_time(folder: Path) -> int:
+    """Return when the cursor of a trial was last written, in nanoseconds."""
+    return (folder / CURSOR_FILE).stat().st_mtime_ns
 
 
 def _repeat_best_value(directions: Mapping[str, Direction], metrics: Mapping[str, float]) -> dict[str, float]:

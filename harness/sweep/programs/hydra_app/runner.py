@@ -5,6 +5,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from harness.sweep.study.spec import StudySpec
 from harness.sweep.study.trial_attrs import TrialResult
 from harness.sweep.trial_runner import STOPPED, CommandLine, TrialJob
 from harness.tracking.run_context import tag_started_runs
+from harness.tracking.upload_cursor import rewound_upload
 
 
 @dataclass
@@ -167,8 +169,10 @@ class _AppTrial:
     def _open_record(self, cfg: DictConfig) -> tuple[TrialRecord, TrialCheckpoint]:
         """Return the record of the trial and its checkpoint; the first call begins or continues the record."""
         if self._record is None or self._checkpoint is None:
-            start = self._describe_start(cfg)
-            self._record = TrialRecord(self._job.folder, start, is_continued=self._job.is_continued)
+            start, is_continued = self._describe_start(cfg), self._job.is_continued
+            # A record that is continued loses its end only.
+            with rewound_upload(self._job.folder, sys.maxsize) if is_continued else nullcontext():
+                self._record = TrialRecord(self._job.folder, start, is_continued=is_continued)
             self._checkpoint = TrialCheckpoint(self._job, self._record)
         return self._record, self._checkpoint
 

@@ -266,3 +266,26 @@ def test_a_trial_whose_checkpoint_was_deleted_starts_over(tmp_path: Path) -> Non
     study = sweep_summing(tmp_path, task)
     assert [first for _, first in task.starts].count(1) > 9
     assert study.get_trials(states=(TrialState.COMPLETE,))
+
+
+@pytest.mark.slow
+def test_mlflow_has_one_run_of_a_trial_with_one_curve(tmp_path: Path) -> None:
+    from mlflow import MlflowClient  # takes seconds
+
+    sweep = write_pausing_app(tmp_path)
+    arguments = (*SWEEP, "hydra.sweeper.mlflow=true", "seconds=0.7")
+    process = start_app(tmp_path, *arguments)
+    kill_in_continued_trial(process, sweep)
+    assert process.wait(200) == 0, (tmp_path / "sweep.log").read_text()
+    assert "incomplete" not in (tmp_path / "sweep.log").read_text()
+    store = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    runs = store.search_runs([store.get_experiment_by_name("app").experiment_id])
+    trials = {run.data.tags["trial"]: run for run in runs if "mlflow.parentRunId" in run.data.tags}
+    assert len(trials) == len(runs) - 1 == 9
+    for trial in load_app_study(sweep).trials:
+        run = trials[str(trial.number)]
+        points = store.get_metric_history(run.info.run_id, "value")
+        assert [(point.step, point.value) for point in points] == read_curve(sweep / str(trial.number))
+        is_complete = trial.state == TrialState.COMPLETE
+        assert run.info.status == ("FINISHED" if is_complete else "SCHEDULED")
+        assert run.data.tags["status"] == ("completed" if is_complete else "paused")
