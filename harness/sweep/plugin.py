@@ -1,7 +1,7 @@
 """Hydra plugin of the sweeper. Hydra loads it at every start, so heavy imports are deferred."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -26,6 +26,7 @@ class StudySweeperConf(OptunaSweeperConf):
     In our own configuration the `sweep` node has the same options.
     """
 
+    defaults: list[Any] = field(default_factory=lambda: [{"sampler": "curve"}])
     _target_: str = "harness.sweep.plugin.StudySweeper"
     n_trials: Any = None
     runs: Any = None

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from optuna.trial import Trial
@@ -41,21 +42,36 @@ class TrainingRunner:
             self._extend(trial)
 
     def run_trial(self, job: TrialJob, reporter: TrialReporter, should_stop: Callable[[], bool]) -> TrialResult:
+        from harness.run.continuation import CannotContinue
+        from harness.run.run_dir import clear_run_dir
+
+        try:
+            result = self._train(job, reporter, should_stop)
+        except CannotContinue as error:
+            print(f"trial {job.number} starts over: {error}")
+            clear_run_dir(job.folder)
+            result = self._train(replace(job, is_continued=False), reporter, should_stop)
+        return self._to_trial_result(result, job)
+
+    def _train(self, job: TrialJob, reporter: TrialReporter, should_stop: Callable[[], bool]) -> RunResult:
         from harness.run.runner import run
 
         cfg = self._space.compose_config(job.values, TRIAL_DEFAULTS)
         if cfg.device.threads is None:
             cfg.device.threads = job.n_threads
-        result = run(
+        return run(
             cfg,
             [follow_advice(reporter), stop_when(should_stop)],
             folder=job.folder,
             probes=job.rungs,
+            is_continued=job.is_continued,
             tags={SWEEP_TAG: job.sweep_id, STUDY_TAG: job.study_name, **job.tags},
             params={key: str(value) for key, value in job.values.items() if key in self._space.group_options},
             overrides=list_trial_overrides(self._space.current, job.values),
             notices=describe_left_out(self._space.list_left_out(job.values, TRIAL_DEFAULTS)),
         )
+
+    def _to_trial_result(self, result: RunResult, job: TrialJob) -> TrialResult:
         effective = result.effective
         if effective is None:  # training its base model did not complete
             status: Status = "interrupted" if result.status == "interrupted" else "failed"
