@@ -124,7 +124,7 @@ class SweepUploader:
         self.folder, self.on_message = folder, on_message
         self.identity = read_sweep_identity(folder)
         self.run_id = ""  # until the parent run exists
-        self.complete_trials: dict[str, int] = {}  # not looked at again until their cursor changes, since this time
+        self.complete_trials: dict[str, int | None] = {}  # when their cursors changed; looked at again if they change
 
     @cached_property
     def client(self) -> TrackingClient:
@@ -200,7 +200,9 @@ class SweepUploader:
                 continue
             lines, files = lines + result.lines, files + result.files
             changed_at = _find_change_time(folder)  # before it is read: a worker may continue the trial meanwhile
-            if result.is_complete and UploadCursor.load(folder).is_complete:
+            cursor = UploadCursor.load(folder)
+            has_no_run = cursor.run_id is None  # its process died before it wrote a line
+            if result.is_complete and (cursor.is_complete or has_no_run):
                 self.complete_trials[folder.name] = changed_at
         if errors:
             raise errors[0]
@@ -216,7 +218,9 @@ class SweepUploader:
             for entry in os.scandir(self.folder)
             if entry.name.isdecimal() and entry.is_dir(follow_symlinks=False)
         }
-        known = {name for name, at in self.complete_trials.items() if _find_change_time(self.folder / name) == at}
+        known = {
+            name for name, at in self.complete_trials.items() if _find_change_time(self.folder / name) in (at, None)
+        }
         folders = [self.folder / name for name in sorted(names - known, key=lambda name: (len(name), name))]
         trials = [folder for folder in folders if metrics_file.find_record(folder).is_file()]
         for folder in trials:
@@ -299,9 +303,10 @@ class SweepUploader:
         return files
 
 
-def _find_change_time(folder: Path) -> int:
-    """Return when the cursor of a trial was last written, in nanoseconds."""
-    return (folder / CURSOR_FILE).stat().st_mtime_ns
+def _find_change_time(folder: Path) -> int | None:
+    """Return when the cursor of a trial was last written, in nanoseconds; None if it is gone."""
+    path = folder / CURSOR_FILE
+    return path.stat().st_mtime_ns if path.exists() else None
 
 
 def _repeat_best_value(directions: Mapping[str, Direction], metrics: Mapping[str, float]) -> dict[str, float]:

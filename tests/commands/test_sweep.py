@@ -100,7 +100,7 @@ def test_help_has_examples_for_every_door(capsys) -> None:
         f"--n-trials 0 {COMMAND}": "--n-trials: 0 must be at least 1",
         f"--max-seconds=-1 {COMMAND}": "--max-seconds: -1.0 must be above 0",
         f"--study '' {COMMAND}": "--study: '' must be a name in one line",
-        f"--sampler foo {COMMAND}": "--sampler: foo: must be one of cmaes, gp, grid",
+        f"--sampler foo {COMMAND}": "--sampler: foo: must be one of cmaes, curve, gp, grid",
         f"--pruner foo {COMMAND}": "--pruner: foo: must be one of halving, hyperband",
         f"--sampler grid {COMMAND}": "lr: a grid cannot run log(1e-05,0.001), which has no steps; list values",
         f"--storage foo:bar {COMMAND}": "--storage: 'foo:bar' is not a database URL; leave it out for a journal file",

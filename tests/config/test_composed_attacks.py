@@ -82,7 +82,7 @@ COMMAND_LINES = {
     "a sweeper": ["-m", "hydra.sweeper._target_=evil.Component"],
     "a sampler": ["-m", "hydra.sweeper.sampler._target_=evil.Component"],
     "a sampler of Hydra's sweeper": ["-m", "hydra/sweeper=optuna", "hydra.sweeper.sampler._target_=evil.Component"],
-    "constraints of a sampler": ["-m", "hydra.sweeper.sampler.constraints_func={_target_:evil.run,_partial_:true}"],
+    "constraints of a sampler": ["-m", "+hydra.sweeper.sampler.constraints_func={_target_:evil.run,_partial_:true}"],
     "a sampler of a sampler": [
         "-m",
         "hydra/sweeper/sampler=cmaes",

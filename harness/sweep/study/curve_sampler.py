@@ -17,6 +17,7 @@ from harness.sweep.study.projection import project_curves, read_curve
 MAX_MODEL_TRIALS = 120  # the time of a proposal grows with the cube of their number
 N_FINALISTS = 20  # candidates that are compared again after rounding
 N_RANDOM, N_LOCAL, N_CENTRES = 300, 300, 5  # candidates; the local ones are near so many of the best trials
+COPY_DISTANCE = 1e-6  # within which two points are the same, in each column of the unit cube
 LOCAL_STEP, CHANGED_SHARE = 0.12, 0.6  # standard deviation of a local change, and the share of columns that change
 
 
@@ -120,7 +121,15 @@ def propose_point(
     improvements = log_expected_improvement(*process.predict(candidates), threshold)
     finalists = candidates[np.argsort(-improvements, kind="stable")[:N_FINALISTS]]
     finalists = np.array([cube.encode(cube.decode(one)) for one in finalists])  # integers are rounded
+    finalists = drop_known(finalists, [*points, *awaited])
     return finalists[np.argmax(log_expected_improvement(*process.predict(finalists), threshold))]
+
+
+def drop_known(finalists: np.ndarray, known: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the finalists that are no copies of known points, or all if there is no other; [n, d] in the unit cube."""
+    distances = np.abs(finalists[:, None] - np.array(known)[None]).max(axis=2).min(axis=1)
+    is_new = distances > COPY_DISTANCE
+    return finalists[is_new] if is_new.any() else finalists
 
 
 def draw_candidates(centres: np.ndarray, choice_columns: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:

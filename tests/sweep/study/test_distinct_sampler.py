@@ -37,10 +37,10 @@ def loss_of(trial: optuna.trial.Trial) -> float:
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "nsgaii"])
 def test_two_points_are_two_trials(sampler: str, tmp_path: Path) -> None:
-    overrides = [*SPACE, "optimizer.lr=1e-3,1e-2", f"output_dir={tmp_path}", f"hydra/sweeper/sampler={sampler}"]
+    overrides = [*SPACE, "optimizer.lr=1e-4,1e-2", f"output_dir={tmp_path}", f"hydra/sweeper/sampler={sampler}"]
     assert read_tiny_request(*overrides).budget.n_trials == 2
     trials = serve_trials(start_study(*overrides), loss_of)
-    assert sorted(trial.params["optimizer.lr"] for trial in trials) == [0.001, 0.01]
+    assert sorted(trial.params["optimizer.lr"] for trial in trials) == [0.0001, 0.01]
 
 
 @pytest.mark.parametrize(("overrides", "n_points"), [(FINITE, 36), (CONDITIONAL, 10)])
@@ -72,7 +72,7 @@ def test_baseline_outside_the_space_is_one_more_trial(tmp_path: Path) -> None:
 
 def test_interrupted_and_failed_points(tmp_path: Path) -> None:
     """An interrupted point is run again as its own retry; a failed one is not."""
-    overrides = [*SPACE, "optimizer.lr=1e-3,1e-2,1e-1", f"output_dir={tmp_path}"]
+    overrides = [*SPACE, "optimizer.lr=1e-4,1e-2,1e-1", f"output_dir={tmp_path}"]
     queue = start_study(*overrides)
     first, second = queue.claim_trial(), queue.claim_trial()
     queue.finish_trial(first, make_result("interrupted"))

@@ -165,7 +165,7 @@ class LoopRunner:
 
     def run_trial(self, job: TrialJob, reporter: TrialReporter, should_stop: Any) -> TrialResult:
         def receive(value: float, step: int, total_steps: int | None, checkpoint: str | None) -> None:
-            if reporter.report_step(value, step, total_steps):
+            if reporter.report_step(value, step, total_steps) == "prune":
                 raise Pruned(f"after {reporter.fraction_done:.0%} of the run")
 
         with receive_reports(receive):
@@ -182,6 +182,6 @@ def test_a_program_of_unknown_length_is_pruned_once_a_trial_has_shown_it(places)
     study = start_study(*sweep).study
     run_trials(make_worker_spec(read_tiny_request(*sweep)), lambda spec, program: LoopRunner(), lambda: False)
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "PRUNED", "PRUNED", "PRUNED"]
-    assert [list(trial.intermediate_values) for trial in study.trials] == [list(range(10, 101, 10)), *[[10, 20]] * 3]
+    assert [list(trial.intermediate_values) for trial in study.trials] == [list(range(10, 101, 10)), *[[10]] * 3]
     assert [trial.user_attrs.get(LAST_STEP) for trial in study.trials] == [10, None, None, None]
-    assert study.trials[1].user_attrs[RESULT]["reason"] == "after 20% of the run"
+    assert study.trials[1].user_attrs[RESULT]["reason"] == "after 10% of the run"
