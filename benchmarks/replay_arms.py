@@ -50,7 +50,7 @@ class RecordedSampler(BaseSampler):
         if has_checkpoint(trial):  # it has its params
             return {}
         params = self._sampler.sample_relative(study, trial, self._sampler.infer_relative_search_space(study, trial))
-        for name in self.space.keys() - params.keys():
+        for name in [name for name in self.space if name not in params]:  # in order, so that seeds decide
             params[name] = self._sampler.sample_independent(study, trial, name, self.space[name])
         self.used.append(self._landscape.find_nearest(np.array([params[name] for name in self.space]), set(self.used)))
         return self.space
