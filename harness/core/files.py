@@ -7,6 +7,7 @@ import fcntl
 import os
 import shutil
 import stat
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, BinaryIO
 DRAFT_SUFFIX, REMOVED_SUFFIX = ".tmp", ".removed"
 MAX_SMALL_BYTES = 64_000_000
 """Limit for a file that is read as a whole, such as JSON."""
+LOCK_POLL_S = 0.02
 FILE_KINDS = {
     stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket",
     stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
@@ -194,6 +196,26 @@ class FileLock:
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+
+def acquire_within(lock: FileLock, seconds: float) -> bool:
+    """Take a lock that readers and the children of killed processes hold for a moment; return whether that worked."""
+    deadline = time.monotonic() + seconds
+    while not lock.acquire(blocking=False):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(LOCK_POLL_S)
+    return True
+
+
+def stays_locked(path: Path, seconds: float) -> bool:
+    """Return whether another process holds the lock of an existing file, and goes on doing so for this time."""
+    deadline = time.monotonic() + seconds
+    while is_locked(path):
+        if time.monotonic() > deadline:
+            return True
+        time.sleep(LOCK_POLL_S)
+    return False
 
 
 def is_locked(path: Path) -> bool | None:

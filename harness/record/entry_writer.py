@@ -8,8 +8,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from harness.core.files import DRAFT_SUFFIX, FileLock
+from harness.core.files import DRAFT_SUFFIX, FileLock, acquire_within
 from harness.record.metrics_file import CHUNK_BYTES, encode_entry
+
+LOCK_WAIT_S = 5.0
+"""Time after which a record that is still locked counts as being written."""
 
 
 class EntryWriter:
@@ -82,7 +85,7 @@ def _cut_record(path: Path, n_bytes: int) -> list[FileLock]:
     A reader sees either the old record or the new one, whenever this process is killed.
     """
     old = FileLock(path, required=False)
-    if not old.acquire(blocking=False):
+    if not acquire_within(old, LOCK_WAIT_S):
         raise BlockingIOError(errno.EWOULDBLOCK, "another process writes this run", str(path))
     pattern = f".{path.name}.*{DRAFT_SUFFIX}"
     try:

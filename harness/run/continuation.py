@@ -12,8 +12,9 @@ from harness.core.distributed import ProcessGroup
 from harness.core.effective_settings import EffectiveSettings
 from harness.core.errors import ConfigError, DamageError
 from harness.core.events import EvalEnd, PastRecord
-from harness.core.files import find_intact_folder, is_locked
+from harness.core.files import find_intact_folder, stays_locked
 from harness.core.task import Metric
+from harness.record import entry_writer
 from harness.record.metrics_file import METRICS_FILE, read_entries
 from harness.record.past_record import read_past_record
 from harness.record.trial_record import is_foreign
@@ -55,11 +56,6 @@ class Continuation:
     past: PastRecord
     damaged: tuple[str, ...]
 
-    @property
-    def first_step(self) -> int:
-        """Return the step that the run started from; above 0 if it resumed another one."""
-        return EffectiveSettings.from_json(self.start["effective"]).first_step
-
 
 def find_continuation(folder: Path) -> Continuation | RunResult:
     """Return where the run in `folder` is continued, or its result if it has completed or diverged.
@@ -69,7 +65,7 @@ def find_continuation(folder: Path) -> Continuation | RunResult:
         ConfigError: If another process is writing the run.
     """
     start, end = _read_ends(folder / METRICS_FILE)
-    if is_locked(folder / METRICS_FILE):
+    if stays_locked(folder / METRICS_FILE, entry_writer.LOCK_WAIT_S):
         raise ConfigError(f"{folder}: another process writes this run; wait for its end")
     if end is not None and end["status"] in FINAL:
         shared = {name: end[name] for name in SHARED_FIELDS}

@@ -12,13 +12,13 @@ from omegaconf import DictConfig
 from harness.config.schema import RunSettings
 from harness.core.distributed import ProcessGroup
 from harness.core.errors import ConfigError
-from harness.core.files import is_locked, remove_folder
+from harness.core.files import remove_folder, stays_locked
 from harness.core.formatting import format_bytes
 from harness.core.paths import TRACEBACK_FILE
 from harness.core.shortage import ShortageError, free_bytes
 from harness.core.state import TrainState
 from harness.core.task import Task
-from harness.record import metrics_file
+from harness.record import entry_writer, metrics_file
 from harness.record.example_losses import BEST_EXAMPLES, FINAL_EXAMPLES, TEST_EXAMPLES
 from harness.record.results_file import RESULT_FILES
 from harness.run import provenance
@@ -131,7 +131,7 @@ def clear_run_dir(folder: Path) -> None:
         ConfigError: If a process is writing the run.
     """
     record = folder / metrics_file.METRICS_FILE
-    if record.exists() and is_locked(record):
+    if record.exists() and stays_locked(record, entry_writer.LOCK_WAIT_S):
         raise ConfigError(f"{folder}: another process writes this run; wait for its end")
     replace_upload(folder)
     remove_folder(folder / "checkpoints")
