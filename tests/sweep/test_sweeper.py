@@ -132,7 +132,7 @@ def test_completed_sweep(places, tmp_path, monkeypatch, capsys) -> None:
 def test_random_kills_lose_no_completed_trial(places, tmp_path, monkeypatch) -> None:
     """Kill the sweep and a worker; tests/systems/test_kills.py kills a hundred times."""
     kills, n_trials = 2, 6
-    command = [*TINY_WITHOUT_LORA, *places, f"sweep.n_trials={n_trials}", "sweep.n_jobs=1", "loop.max_steps=40",
+    command = [*TINY_WITHOUT_LORA, *places, f"sweep.n_trials={n_trials}", "sweep.n_jobs=1", "loop.max_steps=400",
                "sweep.max_failures=null", "hydra/sweeper/sampler=random"]  # fmt: skip
     folder, log, chance = study_folder(tmp_path), tmp_path / "log.txt", random.Random(kills)
     finished: dict[int, tuple] = {}

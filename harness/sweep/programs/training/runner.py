@@ -110,7 +110,10 @@ def follow_advice(reporter: TrialReporter) -> Policy:
     def policy(event: Event) -> Decision:
         if not isinstance(event, EvalEnd):
             return None
-        advice = reporter.report_share(event.val_loss, event.fraction_done, can_pause=math.isfinite(event.val_loss))
+        is_finite = math.isfinite(event.val_loss)
+        advice = reporter.report_share(event.val_loss, event.fraction_done, can_pause=is_finite)
+        if event.is_probe and not is_finite:  # which the run's own policies do not see
+            return Stop("diverged", f"validation loss {event.val_loss} at step {event.step}")
         if advice == "continue":
             return None
         reason = f"validation loss {event.val_loss:.4g} after {event.fraction_done:.0%} of the run"
