@@ -9,7 +9,7 @@ Our task trains both on the same batches with AdamW. They take steps in turn, in
 import argparse
 import statistics
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
@@ -21,26 +21,42 @@ from harness.data.tokens import IGNORE_INDEX, TokenBatch
 from harness.models.ltg_bert import LTGBert
 from harness.tasks.masked_lm import MaskedLM
 
-VOCABULARY, LENGTH, WIDTH, LAYERS, HEADS, HIDDEN, DROPOUT = 16_384, 128, 192, 12, 3, 512, 0.1
+VOCABULARY, LENGTH, DROPOUT = 16_384, 128, 0.1
 WORDS = 64  # distinct tokens in the data; a uniform guess among them has a loss of ln 64 = 4.16 nats
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of both models; LTG-BERT xs by default."""
+
+    width: int = 192
+    layers: int = 12
+    heads: int = 3
+    hidden: int = 512
+
+
+CPU = torch.device("cpu")
 
 
 @dataclass
 class Arm:
-    """A model, with the seconds and losses of its steps."""
+    """A model, with the seconds and losses of its steps. Without `autocast` it computes in float32."""
 
     model: nn.Module
+    device: torch.device = CPU
+    autocast: torch.dtype | None = None
     seconds: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.task = MaskedLM(self.model.train(), data=None, masking=None, within_documents=False)
+        self.task = MaskedLM(self.model.to(self.device).train(), data=None, masking=None, within_documents=False)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3, fused=True)
 
     def step(self, batch: TokenBatch) -> None:
         started_at = time.perf_counter()
         self.optimizer.zero_grad()
-        loss = self.task.compute_loss(batch)
+        with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
+            loss = self.task.compute_loss(batch)
         (loss.sum / loss.count).backward()
         self.optimizer.step()
         self.losses.append(loss.sum.item() / loss.count)
@@ -53,18 +69,19 @@ class Arm:
         return counter.get_total_flops()
 
 
-def make_ours() -> Arm:
+def make_ours(sizes: Sizes, device: torch.device = CPU, autocast: torch.dtype | None = None) -> Arm:
     torch.manual_seed(0)
-    sizes = {"width": WIDTH, "layers": LAYERS, "heads": HEADS, "hidden": HIDDEN}
-    return Arm(LTGBert(vocab_size=VOCABULARY, dropout=DROPOUT, **sizes))
+    return Arm(LTGBert(vocab_size=VOCABULARY, dropout=DROPOUT, **asdict(sizes)), device, autocast)
 
 
-def make_theirs() -> Arm:
+def make_theirs(sizes: Sizes, device: torch.device = CPU, autocast: torch.dtype | None = None) -> Arm:
     torch.manual_seed(0)
-    sizes = {"hidden_size": WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS}
+    own = {"hidden_size": sizes.width, "num_hidden_layers": sizes.layers, "num_attention_heads": sizes.heads}
     dropout = {"hidden_dropout_prob": DROPOUT, "attention_probs_dropout_prob": DROPOUT}
-    config = BertConfig(vocab_size=VOCABULARY, intermediate_size=HIDDEN, attn_implementation="sdpa", **sizes, **dropout)
-    return Arm(BertForMaskedLM(config))
+    config = BertConfig(
+        vocab_size=VOCABULARY, intermediate_size=sizes.hidden, attn_implementation="sdpa", **own, **dropout
+    )
+    return Arm(BertForMaskedLM(config), device, autocast)
 
 
 def random_batch(size: int, generator: torch.Generator) -> TokenBatch:
@@ -83,12 +100,13 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="also run both models compiled")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    arms = {"BERT": make_theirs(), "LTG-BERT": make_ours()}
+    sizes = Sizes()
+    arms = {"BERT": make_theirs(sizes), "LTG-BERT": make_ours(sizes)}
     generator = torch.Generator().manual_seed(0)
     batch = random_batch(args.batch, generator)
     work = {name: arm.count_flops(batch) for name, arm in arms.items()}
     if args.compile:
-        arms |= {"BERT, compiled": make_theirs(), "LTG-BERT, compiled": make_ours()}
+        arms |= {"BERT, compiled": make_theirs(sizes), "LTG-BERT, compiled": make_ours(sizes)}
         for name in ("BERT, compiled", "LTG-BERT, compiled"):
             arms[name].model.compile()
     for _ in range(args.rounds + 1):
