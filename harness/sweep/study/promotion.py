@@ -15,7 +15,7 @@ from harness.sweep.study.trial_attrs import PROMOTIONS, is_own_trial, is_paused
 
 Reason = Literal["rank", "exploration", "last"]
 Phase = Literal["search", "last", "rest"]
-"""Only a search starts new trials. Then their number is reached, or the rest of the budget is less than a run."""
+"""`search` starts new trials; in `last` their number is reached, in `rest` less than a run of the budget is left."""
 
 
 @dataclass(frozen=True)

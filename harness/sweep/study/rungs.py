@@ -16,11 +16,6 @@ def to_rung(share: float) -> int:
     return round(FULL_RUN * share)
 
 
-def find_last_rung(trial: FrozenTrial) -> int:
-    """Return the rung of the last reported value, 0 without any."""
-    return trial.last_step or 0
-
-
 def list_rung_costs(trial: FrozenTrial, rungs: Sequence[int], sign: int) -> list[float]:
     """Return the best cost until each rung that a trial has reached; infinity if there is no finite one.
 

@@ -176,11 +176,9 @@ def run_trials(spec: WorkerSpec, make_runner: MakeRunner, is_stopping: Callable[
 
 
 def _describe_shortage(trial: Trial, folder: Path, error: ShortageError) -> TrialResult:
-    """Return the result of a trial that found no space left; one that has a checkpoint can be continued."""
-    reached = read_interrupted_result(folder / str(trial.number))
-    if reached is None and has_checkpoint(trial):
-        reached = TrialResult(**read_trial_result(trial))
-    return replace(reached or TrialResult("interrupted"), status="interrupted", reason=str(error))
+    """Return the result of a trial that found no space left; one that has reported a checkpoint can be continued."""
+    reached = read_interrupted_result(folder / str(trial.number)) or TrialResult("interrupted")
+    return replace(reached, reason=str(error))
 
 
 def open_worker_study(spec: WorkerSpec) -> tuple[optuna.Study, StudySpec]:
