@@ -32,7 +32,13 @@ from harness.core.errors import RunFailedError
 from harness.core.extras import find_version
 from harness.core.paths import TRACEBACK_FILE, config_dir, run_command
 from harness.core.shortage import ShortageError
-from harness.core.signals import INTERRUPT_STATUS, failure_status, interrupt_on_signals, was_signaled
+from harness.core.signals import (
+    INTERRUPT_STATUS,
+    end_before_teardown,
+    failure_status,
+    interrupt_on_signals,
+    was_signaled,
+)
 from harness.core.terminal import end_start, paragraph_width, show_lines_at_once, wrap_text
 from harness.core.threads import use_passive_waiting
 
@@ -104,6 +110,21 @@ def _sweep_arguments() -> dict[str, Any]:
 
 def main(arguments: Sequence[str]) -> int:
     """Return the exit status: 0; 1 if a run or sweep failed or diverged; 2 for bad input; 128 + a signal's number."""
+    try:
+        status = _compose_and_run(arguments)
+    except SystemExit as error:  # Hydra exits where `run_job` does
+        _end_distributed(error.code if isinstance(error.code, int) else 0)
+        raise
+    _end_distributed(status)
+    return status
+
+
+def _end_distributed(status: int) -> None:
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        end_before_teardown(status)
+
+
+def _compose_and_run(arguments: Sequence[str]) -> int:
     use_passive_waiting()
     show_lines_at_once()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises, and every message is made here

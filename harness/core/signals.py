@@ -24,11 +24,12 @@ INTERRUPT_STATUS = 128 + signal.SIGINT
 
 _received: list[int] = []  # every stop signal
 _interrupts: list[int] = []  # those that raised KeyboardInterrupt
+_final_statuses: list[int] = []  # of `end_before_teardown`
 
 
 def exit_on_signals() -> None:
     """End the process with a message at a signal, from now until `interrupt_on_signals`."""
-    atexit.register(_exit_after_interrupt)  # the first to be registered runs last
+    atexit.register(_exit_before_teardown)  # the first to be registered runs last
     for number in STOP_SIGNALS:
         signal.signal(number, _exit_now)
 
@@ -43,6 +44,15 @@ def interrupt_on_signals() -> None:
     sys.unraisablehook = _raise_again
     for number in (*STOP_SIGNALS, signal.SIGALRM):
         signal.signal(number, _interrupt)
+
+
+def end_before_teardown(status: int) -> None:
+    """Have this process end with `status` once its exit handlers have run, if `exit_on_signals` was called.
+
+    While Python tears down its objects, a thread of gloo that still holds a tensor aborts the process
+    (https://github.com/pytorch/pytorch/pull/179291).
+    """
+    _final_statuses.append(status)
 
 
 def ignore_signals() -> None:
@@ -86,16 +96,21 @@ def _exit_now(number: int, frame: FrameType | None) -> None:
     os._exit(failure_status())
 
 
-def _exit_after_interrupt() -> None:
-    """Exit with the signal's status after an interrupt.
+def _exit_before_teardown() -> None:
+    """Exit with the signal's status after an interrupt, or with that of `end_before_teardown`.
 
     Python would kill itself with SIGINT if the KeyboardInterrupt has passed through `exec`, which dataclasses call.
     """
     if was_interrupted():
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError):  # closed
-                stream.flush()
-        os._exit(failure_status(INTERRUPT_STATUS))
+        status = failure_status(INTERRUPT_STATUS)
+    elif _final_statuses:
+        status = _final_statuses[-1]
+    else:
+        return
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # closed
+            stream.flush()
+    os._exit(status)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

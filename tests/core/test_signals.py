@@ -139,3 +139,20 @@ def test_second_signal_interrupts_a_run_that_stops() -> None:
         assert is_stopping()
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+
+
+def test_process_that_ends_before_teardown_runs_its_exit_handlers_only() -> None:
+    code = """
+import atexit, sys, types
+atexit.register(print, "exit handler")
+class Module(types.ModuleType):
+    def __del__(self):
+        print("teardown")
+sys.modules["kept"] = Module("kept")
+if {early}:
+    signals.end_before_teardown(3)
+sys.exit(4)
+"""
+    early, late = (run_code(code.format(early=early)) for early in (True, False))
+    assert (early.returncode, early.stdout) == (3, "exit handler\n")
+    assert (late.returncode, late.stdout) == (4, "exit handler\nteardown\n")
