@@ -66,6 +66,7 @@ STEPS_INTO_OWN_TRAINING = {
     ("sweep.programs", "sweep.programs.training.runner"),
     ("sweep.plugin", "sweep.programs.training.sweep"),
     ("sweep.study.recorded_result", "run.unrecorded_end"),
+    ("sweep.study.recorded_result", "training.checkpoint"),
 }
 """Imports that only sweeps of our own training reach."""
 OPTIONAL_TORCH = {

@@ -10,9 +10,21 @@ from optuna.trial import TrialState
 
 from harness.run.runner import run
 from harness.sweep.programs import make_trial_runner
+from harness.sweep.programs.training.config_space import TRIAL_DEFAULTS
+from harness.sweep.programs.training.runner import stop_when
 from harness.sweep.study.budget import find_share_done
-from harness.sweep.study.trial_attrs import BASELINE, PROMOTIONS, is_paused, trial_values
+from harness.sweep.study.trial_attrs import (
+    BASELINE,
+    PROMOTIONS,
+    RESULT,
+    RETRIES,
+    TARGET,
+    is_cut_off,
+    is_paused,
+    trial_values,
+)
 from harness.sweep.workers.worker import run_trials
+from tests.sweep.study.test_paused_trials import bury
 from tests.sweep.test_sweeper import load_study, start_sweep, wait_for
 from tests.sweep.tiny_sweeps import TINY_WITHOUT_LORA, make_worker_spec, read_tiny_request, start_study, study_folder
 
@@ -77,6 +89,36 @@ def test_a_trial_whose_checkpoint_is_gone_starts_over(places: list[str]) -> None
         assert steps == sorted(set(steps))
 
 
+@pytest.mark.parametrize("target", [4, 100])
+def test_a_worker_that_dies_before_the_first_pause_loses_nothing(
+    target: int, places: list[str], tmp_path: Path
+) -> None:
+    """The trial keeps its number and folder, and ends as one that was never interrupted."""
+    sweep = [*PAUSING, *places, "sweep.runs=2"]
+    request, queue = read_tiny_request(*sweep), start_study(*sweep)
+    trial = next(trial for trial in iter(queue.claim_trial, None) if trial.user_attrs[TARGET] == target)
+    cfg = request.space.compose_config(trial_values(trial), TRIAL_DEFAULTS)
+    cfg.device.threads = 1
+    rungs = request.spec.list_rungs()
+    is_dead = stop_when(lambda: True)
+    run(cfg, [lambda event: is_dead(event) if event.step else None], folder=request.folder / str(trial.number),
+        probes=rungs)  # fmt: skip
+    for running in queue.study.get_trials(states=(TrialState.RUNNING,)):
+        bury(queue, running)
+    queue.reap_dead_trials(is_leftover=False)
+    left = queue.study.trials[trial.number]
+    assert is_cut_off(left)
+    assert (left.user_attrs[RETRIES], left.user_attrs[RESULT]["fraction_done"]) == (1, 0.04)
+    run_trials(make_worker_spec(request), make_trial_runner, lambda: False)
+    ended = queue.study.trials[trial.number]
+    assert ended.state == TrialState.COMPLETE or (target < 100 and is_paused(ended))
+    straight = run(cfg, folder=tmp_path / "straight", probes=rungs)
+    recorded = read_curve(request.folder / str(trial.number))
+    assert recorded == read_curve(straight.folder)[: len(recorded)]
+    assert recorded[-1][0] >= target * STEPS // 100
+    assert 4 in ended.intermediate_values
+
+
 @pytest.mark.slow
 def test_a_sweep_that_is_killed_again_and_again_ends_as_one(places: list[str], tmp_path: Path) -> None:
     command = [*PAUSING, *places, "sweep.runs=4"]
@@ -100,7 +142,7 @@ def test_a_sweep_that_is_killed_again_and_again_ends_as_one(places: list[str], t
     assert sum(find_share_done(trial) for trial in trials) <= 4 + 1e-9
     for trial in trials:
         if trial.state == TrialState.FAIL:
-            continue  # killed before its first pause, and run again under another number
+            continue  # killed before its first checkpoint, and run again under another number
         for metric in ("val/loss", "train/loss"):
             steps = list_steps(folder / str(trial.number), metric)
             assert steps == sorted(set(steps))

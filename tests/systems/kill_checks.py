@@ -14,7 +14,7 @@ from harness.config.compose import compose_config
 from harness.core.checkpoint_names import checkpoint_name
 from harness.record.metrics_file import METRICS_FILE, read_entries
 from harness.run import runner
-from harness.sweep.study.trial_attrs import RESULT, RETRY_OF
+from harness.sweep.study.trial_attrs import RESULT, RETRIES, RETRY_OF
 from harness.sweep.study.trial_queue import MAX_WORKER_DEATHS, WORKER_DIED
 from harness.tracking.mlflow_client import connect_to_store
 from harness.tracking.run_uploader import upload_run
@@ -172,7 +172,8 @@ def check_trial_states(case: SweepCase, trials: list[FrozenTrial], tally: Tally)
     for trial in trials:
         root = trial.user_attrs.get(RETRY_OF, trial.number)
         successes[root] += trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
-        deaths[root] += trial.user_attrs.get(RESULT, {}).get("reason") == WORKER_DIED["reason"]
+        has_died = trial.user_attrs.get(RESULT, {}).get("reason") == WORKER_DIED["reason"]
+        deaths[root] = max(deaths[root], trial.user_attrs.get(RETRIES, 0) + has_died)
         if not trial.state.is_finished():
             tally.add_problem("lost", f"{name}: trial {trial.number} is {trial.state.name}")
     for root, count in successes.items():

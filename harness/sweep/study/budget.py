@@ -48,13 +48,13 @@ class Budget:
         return min(limits, default=math.inf)
 
     def _find_token_share_left(self, own: Sequence[FrozenTrial], max_tokens: int) -> float:
-        tokens = {trial.number: read_trial_result(trial).get("tokens", 0) for trial in own}
-        done = {trial.number: find_share_done(trial) for trial in own}
-        rates = [tokens[number] / done[number] for number in tokens if tokens[number] and done[number]]
-        left = max_tokens - sum(tokens.values())
+        tokens = [read_trial_result(trial).get("tokens", 0) for trial in own]
+        counted = [_find_counted_share(trial) for trial in own]
+        rates = [spent / share for spent, share in zip(tokens, counted, strict=True) if spent and share]
+        left = max_tokens - sum(tokens)
         if not rates:  # the tokens of a run are unknown
             return math.inf if left > 0 else 0.0
-        ahead = sum(_find_reserved_share(trial) - done[trial.number] for trial in own)
+        ahead = sum(map(_find_reserved_share, own)) - sum(counted)
         return left / max(rates) - ahead
 
     def describe_failures(self, trials: Sequence[FrozenTrial]) -> str:
@@ -136,10 +136,18 @@ def _find_reserved_share(trial: FrozenTrial) -> float:
     return max(share, trial.user_attrs.get(TARGET, FULL_RUN) / FULL_RUN) if trial.state == TrialState.RUNNING else share
 
 
+def _find_counted_share(trial: FrozenTrial) -> float:
+    """Return the share of its run that the recorded tokens of a trial stand for."""
+    result = read_trial_result(trial)
+    if not result.get("tokens"):
+        return 0.0
+    return float(result.get("fraction_done") or 0.0) if trial.state == TrialState.RUNNING else find_share_done(trial)
+
+
 def _finished_attempts(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Return the last attempt at each trial, where it has finished."""
+    """Return the last attempt at each trial, where it has finished, in the order of their ends."""
     last_attempts = {trial.user_attrs.get(RETRY_OF, trial.number): trial for trial in trials if is_own_trial(trial)}
-    return [trial for trial in last_attempts.values() if trial.state.is_finished()]
+    return sorted((trial for trial in last_attempts.values() if trial.state.is_finished()), key=_end_time)
 
 
 def group_by_reason(reasons: Mapping[int, str]) -> dict[str, str]:

@@ -3,8 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness.core.checkpoint_names import checkpoint_name, list_saved_steps
 from harness.core.effective_settings import EffectiveSettings
-from harness.record.metrics_file import TRIAL_FILE, find_record, read_entries
+from harness.core.files import find_intact_folder, stays_locked
+from harness.record.entry_writer import LOCK_WAIT_S
+from harness.record.metrics_file import METRICS_FILE, TRIAL_FILE, find_record, read_entries
 from harness.record.trial_record import Entry, is_foreign, read_progress
 from harness.sweep.study.trial_attrs import TrialResult
 
@@ -45,14 +48,22 @@ def read_recorded_result(folder: Path, objectives: Sequence[str]) -> TrialResult
 
 
 def read_interrupted_result(folder: Path) -> TrialResult | None:
-    """Return how far a trial of another program came that has reported a checkpoint, from which it can be continued.
+    """Return how far a trial came whose worker died, if it can be continued from a checkpoint.
 
-    None if it has reported none, or its record cannot be read.
+    None if it has no checkpoint, if its record cannot be read or is being written, or if it diverged.
     """
     try:
-        progress, _ = read_progress(folder / TRIAL_FILE)
+        start, end = _read_first_and_last(folder)
+        if is_foreign(start):
+            return _read_interrupted_program(folder)
+        has_diverged = end["kind"] == "end" and end["status"] == "diverged"
+        return None if has_diverged else _read_interrupted_training(folder, start)
     except (OSError, ValueError, LookupError, TypeError):
         return None
+
+
+def _read_interrupted_program(folder: Path) -> TrialResult | None:
+    progress, _ = read_progress(folder / TRIAL_FILE)
     if progress.checkpoint is None:
         return None
     return TrialResult(
@@ -62,6 +73,29 @@ def read_interrupted_result(folder: Path) -> TrialResult | None:
         fraction_done=min(1.0, progress.step / progress.total_steps) if progress.total_steps else 0.0,
         folder=folder.name,
         checkpoint=progress.checkpoint.path,
+    )
+
+
+def _read_interrupted_training(folder: Path, start: Entry) -> TrialResult | None:
+    from harness.training.checkpoint import read_counters, read_record_position  # imports torch
+
+    checkpoints = folder / "checkpoints"
+    steps = list_saved_steps(checkpoints)
+    if not steps or stays_locked(folder / METRICS_FILE, LOCK_WAIT_S):
+        return None
+    newest = find_intact_folder(checkpoints / checkpoint_name(steps[-1]))
+    counters, effective = read_counters(newest), EffectiveSettings.from_json(start["effective"])
+    first, total = effective.first_step, effective.total_steps
+    return TrialResult(
+        status="interrupted",
+        reason="its worker died",
+        tokens=counters["tokens"],
+        seconds=read_record_position(newest)["seconds"],
+        fraction_done=(counters["step"] - first) / max(1, total - first),
+        folder=folder.name,
+        threads=effective.threads,
+        device=effective.device,
+        checkpoint=str(checkpoints),
     )
 
 

@@ -86,7 +86,7 @@ def is_paused(trial: FrozenTrial) -> bool:
 
 
 def is_cut_off(trial: FrozenTrial) -> bool:
-    """Return whether a trial waits below its target: it was interrupted, or promoted and not yet started."""
+    """Return whether a trial waits before its target: it was interrupted, or promoted and not yet started."""
     return trial.state == TrialState.WAITING and has_checkpoint(trial) and not _has_reached_target(trial)
 
 
@@ -96,7 +96,10 @@ def has_checkpoint(trial: Trial | FrozenTrial) -> bool:
 
 
 def _has_reached_target(trial: FrozenTrial) -> bool:
-    return to_rung(read_trial_result(trial).get("fraction_done", 0.0)) >= trial.user_attrs.get(TARGET, FULL_RUN)
+    """Return whether a trial has reached its target, a rung, and has a value there. No trial pauses at its end."""
+    target = trial.user_attrs.get(TARGET, FULL_RUN)
+    reached = to_rung(read_trial_result(trial).get("fraction_done", 0.0))
+    return target < FULL_RUN and min(reached, trial.last_step or 0) >= target
 
 
 def is_own_trial(trial: FrozenTrial) -> bool:

@@ -1,4 +1,4 @@
-"""When failures end a study."""
+"""When failures, patience and tokens end a study."""
 
 from dataclasses import replace
 
@@ -6,7 +6,14 @@ import pytest
 from optuna.trial import FrozenTrial
 
 from harness.sweep.study.budget import Budget
-from tests.sweep.studies import ask_trial, complete_trial, fail_trial, new_study
+from tests.sweep.studies import (
+    ask_trial,
+    complete_trial,
+    fail_trial,
+    new_study,
+    pause_trial,
+    promote_trial,
+)
 
 BUDGET = Budget(n_trials=10)
 
@@ -47,3 +54,45 @@ def test_failures_in_a_row_without_a_rate() -> None:
     reason = budget.describe_failures(make_trials("oxxx"))
     assert reason.startswith("3 trials in a row failed (trials 1, 2, 3: no luck)")
     assert budget.describe_failure_rate(make_trials("oxxx")) == ""
+
+
+def test_patience_counts_trials_in_the_order_of_their_ends() -> None:
+    study = new_study()
+    budget = replace(BUDGET, patience=2)
+    pause_trial(study, ask_trial(study), 4)
+    for value in (3.0, 2.0):
+        complete_trial(study, ask_trial(study), value)
+    complete_trial(study, promote_trial(study, 0, 100), 1.0)  # the first trial is the best, and ends last
+    assert budget.describe_exhaustion(study.trials, 0.0) == ""
+    for value in (3.0, 2.0):
+        complete_trial(study, ask_trial(study), value)
+    assert budget.describe_exhaustion(study.trials, 0.0) == "no better value in 2 trials"
+
+
+def test_failures_in_a_row_are_those_that_ended_in_a_row() -> None:
+    study = new_study()
+    budget = replace(BUDGET, max_failures=2)
+    pause_trial(study, ask_trial(study), 4)
+    for _ in range(2):
+        fail_trial(study, ask_trial(study), "failed", reason="no luck")
+    assert budget.describe_failures(study.trials)
+    complete_trial(study, promote_trial(study, 0, 100))
+    assert budget.describe_failures(study.trials) == ""
+
+
+def test_tokens_of_running_trials_are_reserved_however_far_they_are() -> None:
+    """A whole run takes 1,000 tokens; the tokens of a running trial are those of its last pause."""
+    study, budget = new_study(), replace(BUDGET, max_tokens=3000)
+    for _ in range(2):
+        pause_trial(study, ask_trial(study), 12)
+    assert budget.find_share_left(study.trials) == pytest.approx(3 - 0.24)
+    running = promote_trial(study, 0, 36)
+    for percent in (20, 30):
+        assert budget.find_share_left(study.trials) == pytest.approx(3 - 0.36 - 0.12)
+        running.report(4.0, percent)
+    whole = ask_trial(study)  # its target is the end of the run
+    for percent in (50, 90):
+        assert budget.find_share_left(study.trials) == pytest.approx(3 - 0.36 - 0.12 - 1)
+        whole.report(4.0, percent)
+    fail_trial(study, whole)  # its worker has died after 90%
+    assert budget.find_share_left(study.trials) == pytest.approx(3 - 0.36 - 0.12 - 0.9)

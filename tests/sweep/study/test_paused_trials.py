@@ -4,7 +4,7 @@ import math
 import os
 import threading
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -203,6 +203,23 @@ def test_a_death_between_the_writes_of_a_pause_or_a_promotion_loses_nothing(over
     claimed = queue.claim_trial()
     assert (claimed.number, claimed.user_attrs[TARGET]) == (promoted.number, 100)
     assert claimed.params == promoted.params
+
+
+@pytest.mark.parametrize(("target", "reported"), [(100, 100), (4, None)])
+def test_a_death_after_the_last_checkpoint_leaves_no_trial_behind(
+    target: int, reported: int | None, overrides: list[str]
+) -> None:
+    """It is after the last report of a whole run, or before a report at the rung of its checkpoint."""
+    queue = start_study(*overrides)
+    trial = next(trial for trial in iter(queue.claim_trial, None) if trial.user_attrs[TARGET] == target)
+    if reported is not None:
+        trial.report(3.0, reported)
+    died = TrialResult("interrupted", fraction_done=target / 100, checkpoint="x")
+    trial.set_user_attr(RESULT, asdict(died))
+    bury(queue, queue.study.trials[trial.number])
+    assert queue.reap_dead_trials(is_leftover=False) == [trial.number]
+    claimed = queue.claim_trial()
+    assert (claimed.number, claimed.user_attrs[TARGET]) == (trial.number, target)
 
 
 def test_a_segment_that_cannot_be_saved_leaves_the_one_before(overrides: list[str]) -> None:
