@@ -50,7 +50,7 @@ class SweepOptions:
         if self.keep is not None and self.keep < 0:
             raise ValueError(f"keep: {self.keep} must not be below 0")
         if self.runs is not None and not 1 <= self.runs < math.inf:
-            raise ValueError(f"runs: {self.runs} must be at least 1, the share of a whole run")
+            raise ValueError(f"runs: {self.runs} must be a number of at least 1, one whole run")
         if self.max_disk is not None:
             object.__setattr__(self, "max_disk", _parse_max_disk(self.max_disk))
         if self.max_seconds is not None and not self.max_seconds > 0:

@@ -92,6 +92,8 @@ TABLE = [
     (["data.test_share=0.1,0.2"], ["data.test_share: it determines the data"]),
     (["sweep.objectives=best_val_loss"], ["sweep.objectives: 'best_val_loss' must be a list", "[best_val_loss]"]),
     (["sweep.max_seconds=-3"], ["sweep.max_seconds: -3.0 must be above 0"]),
+    (["sweep.max_tokens=10"], ["sweep.max_tokens: 10 is less than the", "tokens of one run; set at least that many"]),
+    (["sweep.runs=nan"], ["sweep.runs: nan must be a number of at least 1, one whole run"]),
     (["sweep.max_tokens=0"], ["sweep.max_tokens: 0 must be at least 1"]),
     (["sweep.patience=0"], ["sweep.patience: 0 must be at least 1"]),
     (["sweep.patience=2", "sweep.objectives=[best_val_loss,tokens]"], ["sweep.patience", "must be null"]),

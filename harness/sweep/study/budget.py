@@ -18,9 +18,9 @@ class Budget:
     """Limits of a study.
 
     `started_at`, when this command started, and `deadline` are in seconds since the epoch. `runs` is the sum of the
-    shares of a run that all trials do, and `max_tokens` that of their tokens. Retries do not count towards `n_trials`,
-    nor failures from before `started_at` towards the limits on those. Trials that another program has run count
-    towards nothing.
+    shares of a run that all trials do, and `max_tokens` that of their tokens; `run_tokens` are those of one run, if
+    they are known before any trial has ended. Retries do not count towards `n_trials`, nor failures from before
+    `started_at` towards the limits on those. Trials that another program has run count towards nothing.
     """
 
     n_trials: int
@@ -28,6 +28,7 @@ class Budget:
     started_at: float = 0.0
     deadline: float | None = None
     max_tokens: int | None = None
+    run_tokens: int | None = None
     patience: int | None = None
     max_failures: int | None = None
     max_failure_rate: float | None = None
@@ -52,10 +53,10 @@ class Budget:
         counted = [_find_counted_share(trial) for trial in own]
         rates = [spent / share for spent, share in zip(tokens, counted, strict=True) if spent and share]
         left = max_tokens - sum(tokens)
-        if not rates:  # the tokens of a run are unknown
+        run_tokens = max(rates, default=self.run_tokens)
+        if run_tokens is None:
             return math.inf if left > 0 else 0.0
-        ahead = sum(map(_find_reserved_share, own)) - sum(counted)
-        return left / max(rates) - ahead
+        return left / run_tokens - (sum(map(_find_reserved_share, own)) - sum(counted))
 
     def describe_failures(self, trials: Sequence[FrozenTrial]) -> str:
         """Return why failures end the study, or an empty string."""

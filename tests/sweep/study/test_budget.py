@@ -1,5 +1,6 @@
 """When failures, patience and tokens end a study."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -96,3 +97,11 @@ def test_tokens_of_running_trials_are_reserved_however_far_they_are() -> None:
         whole.report(4.0, percent)
     fail_trial(study, whole)  # its worker has died after 90%
     assert budget.find_share_left(study.trials) == pytest.approx(3 - 0.36 - 0.12 - 0.9)
+
+
+def test_the_first_trials_are_limited_by_the_expected_tokens_of_a_run() -> None:
+    study, budget = new_study(), replace(BUDGET, max_tokens=1500, run_tokens=1000)
+    assert budget.find_share_left(study.trials) == pytest.approx(1.5)
+    ask_trial(study)
+    assert budget.find_share_left(study.trials) == pytest.approx(0.5)
+    assert replace(budget, run_tokens=None).find_share_left(study.trials) == math.inf

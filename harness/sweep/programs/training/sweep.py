@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from harness.config.alternatives import read_given_settings
 from harness.config.compose import remove_credentials
 from harness.config.overrides import format_value
-from harness.core.errors import RunFailedError
+from harness.core.errors import ConfigError, RunFailedError
 from harness.core.terminal import print_fitted, print_notes
 from harness.preflight import CHECKS, preflight
 from harness.preflight.render import describe_start, format_finding, print_finding, summarize_report
@@ -74,7 +74,17 @@ def prepare_sweep(config: DictConfig, arguments: list[str]) -> tuple[TrainingReq
     request = _leave_out_unusable_options(request, config, arguments)
     print_fitted(f"Checking both ends of every range: {', '.join(sorted(request.space.searched_keys))}")
     checked = check_search_space(request.space, request.options.allow)
-    request = replace(request, spec=replace(request.spec, warmup_share=checked.warmup_share))
+    spec, budget = request.spec, request.budget
+    if budget.max_tokens is not None and budget.max_tokens < checked.run_tokens:
+        raise ConfigError(
+            f"sweep.max_tokens: {budget.max_tokens} is less than the {checked.run_tokens} tokens of one run; set at "
+            "least that many"
+        )
+    request = replace(
+        request,
+        spec=replace(spec, warmup_share=checked.warmup_share),
+        budget=replace(budget, run_tokens=checked.run_tokens),
+    )
     print_notes((*request.notices, *checked.notices))
     disk_space = check_disk_space(request, checked.checkpoint_bytes)
     return request, disk_space.splitlines()
