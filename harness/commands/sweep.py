@@ -79,7 +79,9 @@ def parse_sweep_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace,
         help="read the metric from a file or folder of logs such as '{out}/trainer_state.json', from mlflow or "
         "mlflow:URI; default: the output of the program")  # fmt: skip
     add("--n-trials", type=int, metavar="N", help="number of trials in all; default: 24, or every point of a grid")
-    add("--n-jobs", type=int, metavar="N", help="number of workers; default: one per GPU, or else one")
+    add("--n-jobs", type=int, metavar="N", help="number of workers; default: as many as the GPUs suffice for, or one")
+    add("--devices-per-trial", type=int, metavar="N",
+        help="number of GPUs of a trial; default: the --nproc-per-node of torchrun, or else one")  # fmt: skip
     add("--study", metavar="NAME", help="name of the study; default: that of the script")
     add("--storage", metavar="URL", help="database of the study, for several hosts; default: a file in its folder")
     add("--sampler", default="tpe", metavar="NAME", help="tpe (default), random, grid, cmaes, gp, qmc, nsgaii, ...")
@@ -178,6 +180,7 @@ def _read_command_sweep(args: argparse.Namespace, words: list[str], arguments: S
         options = SweepOptions(
             n_trials=args.n_trials,
             n_jobs=args.n_jobs,
+            devices_per_trial=args.devices_per_trial,
             study=args.study,
             storage=None if args.storage is None else absolute_storage_url(args.storage),
             objectives=[args.metric or DEFAULT_OBJECTIVE],

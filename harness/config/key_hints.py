@@ -63,6 +63,7 @@ SYNONYMS = {
     "tracking.uri": "mlflow_uri tracking_uri mlflow_tracking_uri",
     "sweep.n_trials": "trials num_trials max_trials num_samples",
     "sweep.n_jobs": "workers n_workers jobs parallel",
+    "sweep.devices_per_trial": "gpus_per_trial n_gpus num_gpus nproc_per_node",
     "sweep.study": "study_name",
     "sweep.max_seconds": "timeout time_limit",
     "sweep.objectives": "objective metric metric_for_best_model monitor",

@@ -27,6 +27,14 @@ def count_processes() -> int:
     return 1 if group is None else int(group.get_world_size())
 
 
+def has_lost_peers(error: BaseException) -> bool:
+    """Return whether communication with the other processes of a group has failed, as it does when one of them dies."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is None or not distributed.is_available():
+        return False
+    return isinstance(error, distributed.DistError) or "gloo" in str(error)  # which raises RuntimeError
+
+
 def _find_process_group() -> Any:
     """Return torch.distributed if this process has joined a group; torch is not loaded for that."""
     distributed = sys.modules.get("torch.distributed")

@@ -1,4 +1,4 @@
-"""Waiting policy of CPU threads. Must be imported, and called, before torch."""
+"""CPU cores, and the waiting policy of CPU threads, which must be set before torch is imported."""
 
 import os
 
@@ -10,3 +10,8 @@ def use_passive_waiting() -> None:
     variable once, when torch is imported; worker processes inherit it.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def count_cores() -> int:
+    """Return the number of processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -13,6 +13,7 @@ from harness.core.errors import ConfigError
 from harness.core.events import Notice, RunEnd, RunStart
 from harness.core.files import remove_leftovers
 from harness.core.paths import TRACEBACK_FILE
+from harness.core.ranks import has_lost_peers
 from harness.core.shortage import ShortageError, describe_shortage
 from harness.core.signals import stop_on_signals
 from harness.core.state import TrainState
@@ -104,9 +105,14 @@ def train_and_record(
 
 
 def _fail(error: Exception, folder: Path, processes: ProcessGroup) -> Stop:
-    """Write the traceback, and leave the other processes, which may not have this error."""
+    """Write the traceback, and leave the other processes, which may not have this error.
+
+    If one of them has died, which is not the run's fault, it is interrupted.
+    """
     distributed.abandon_process_group()
     write_traceback(folder / f"{processes.rank or ''}{TRACEBACK_FILE}", error)
+    if processes.size > 1 and has_lost_peers(error):
+        return Stop("interrupted", f"process {processes.rank} has lost another one: {describe_error(error)}")
     return Stop("failed", describe_error(error))
 
 

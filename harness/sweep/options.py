@@ -22,12 +22,13 @@ class SweepOptions:
 
     `n_trials` is None for DEFAULT_N_TRIALS, for all points of a grid, or for any number within `runs` or `max_tokens`.
     `runs` is a sum of shares of a run, over all trials. Checkpoints of paused trials take at most `max_disk` bytes,
-    which may be written as 20GB.
+    which may be written as 20GB. A trial has one device, if any, unless `devices_per_trial` says otherwise.
     """
 
     n_trials: int | None = None
     runs: float | None = None
     n_jobs: int | None = None
+    devices_per_trial: int | None = None
     study: str | None = None
     storage: str | None = None
     objectives: list[str] = field(default_factory=lambda: ["value"])
@@ -43,7 +44,7 @@ class SweepOptions:
     dry_run: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("n_trials", "n_jobs", "max_tokens", "patience", "max_failures"):
+        for name in ("n_trials", "n_jobs", "devices_per_trial", "max_tokens", "patience", "max_failures"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}: {value} must be at least 1")

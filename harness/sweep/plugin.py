@@ -31,6 +31,7 @@ class StudySweeperConf(OptunaSweeperConf):
     n_trials: Any = None
     runs: Any = None
     n_jobs: Any = None
+    devices_per_trial: Any = None
     study_name: Any = None
     max_failure_rate: Any = None
     objectives: Any = None

@@ -29,6 +29,7 @@ class RecordedProgram:
     launcher: str
     n_jobs: int
     n_threads: int | None
+    devices_per_trial: int | None = None
     hidden: Sequence[str] = ()
 
 
@@ -45,6 +46,7 @@ def write_program(request: SweepRequest) -> None:
         "launcher": workers.launcher,
         "n_jobs": workers.n_jobs,
         "n_threads": workers.n_threads,
+        "devices_per_trial": workers.devices_per_trial,
         "hidden": list(_find_differences(secret, public)),
     })  # fmt: skip
 

@@ -10,12 +10,12 @@ from typing import Any, cast
 from harness.core.credentials import hide_credentials, hide_nested_secrets
 from harness.core.errors import ConfigError
 from harness.core.paths import module_command, project_dir
+from harness.core.threads import count_cores
 from harness.sweep.options import DEFAULT_N_TRIALS, MAX_TRIALS, SweepOptions
 from harness.sweep.space.search_space import SearchSpace, baseline_values
 from harness.sweep.study.budget import Budget
 from harness.sweep.study.spec import StudySpec
 from harness.sweep.trial_runner import CommandLine
-from harness.sweep.workers.worker_pool import count_cores
 
 MAX_DEFAULT_JOBS = 4  # with more workers, the sampler knows fewer results when it proposes
 WORKER_MODULE = "harness.sweep.programs.worker"
@@ -27,8 +27,9 @@ LOCAL_LAUNCHERS = (BASIC_LAUNCHER, "joblib", "submitit_local")  # launchers whos
 class WorkerPlan:
     """The workers of a sweep, and what each of them gets of this machine.
 
-    `n_threads` is per worker and None if the launcher's machines are unknown; `gpus` are the ids of those for all
-    workers, and then none.
+    `n_threads` is per process of a trial. It is None if the launcher's machines are unknown; `gpus` are the ids of
+    those for all workers, and then none. `devices_per_trial` is None if the user has set no number. A trial runs in
+    its worker, or in `n_processes` that torchrun starts.
     `command` starts a worker process in the folder `cwd`.
     """
 
@@ -39,11 +40,17 @@ class WorkerPlan:
     gpus: Sequence[str]
     command: Sequence[str]
     cwd: str
+    devices_per_trial: int | None = None
+    n_processes: int = 1
 
     def __str__(self) -> str:
         each = " each" * (self.n_jobs > 1)
-        threads = f" with {self.n_threads} thread{'s' * (self.n_threads > 1)}{each}" if self.n_threads else ""
-        return f"{self.n_jobs} worker{'s' * (self.n_jobs > 1)}{threads}"
+        threads = f"{self.n_threads} thread{'s' * (self.n_threads > 1)}" if self.n_threads else ""
+        parts = [threads + each if threads else ""]
+        if (n_devices := self.devices_per_trial or 1) > 1:
+            parts = [f"{n_devices} devices{each}", threads and f"{threads} per device"]
+        resources = " and ".join(filter(None, parts))
+        return f"{self.n_jobs} worker{'s' * (self.n_jobs > 1)}" + (f" with {resources}" if resources else "")
 
 
 @dataclass(frozen=True)
@@ -96,22 +103,34 @@ def plan_workers(
     gpus: Sequence[str],
     command: Sequence[str] | None = None,
     cwd: str | None = None,
+    devices_per_trial: int | None = None,
 ) -> WorkerPlan:
-    """Plan `n_jobs` workers, by default one per GPU or one per two cores.
+    """Plan `n_jobs` workers, by default as many as there are devices for, where two cores count as one without GPUs.
 
     Without a `command` they run our own worker module.
+
+    Raises:
+        ConfigError: If a trial needs more GPUs than there are.
     """
     is_local = launcher in LOCAL_LAUNCHERS
     gpus = gpus if is_local else ()
-    n_jobs = n_jobs or len(gpus) or max(1, min(count_cores() // 2, MAX_DEFAULT_JOBS))
+    n_devices = devices_per_trial or 1
+    if gpus and n_devices > len(gpus):
+        raise ConfigError(
+            f"sweep.devices_per_trial: {n_devices}: this machine has {len(gpus)} GPU{'s' * (len(gpus) > 1)}; lower it, "
+            "or hide the GPUs with CUDA_VISIBLE_DEVICES= to use processes on the CPU"
+        )
+    n_jobs = n_jobs or len(gpus) // n_devices or max(1, min(count_cores() // (2 * n_devices), MAX_DEFAULT_JOBS))
     return WorkerPlan(
         launcher=launcher,
         is_local=is_local,
         n_jobs=n_jobs,
-        n_threads=max(1, count_cores() // n_jobs) if is_local else None,
+        n_threads=max(1, count_cores() // (n_jobs * n_devices)) if is_local else None,
         gpus=gpus,
         command=command or module_command(WORKER_MODULE),
         cwd=cwd or str(project_dir()),
+        devices_per_trial=devices_per_trial,
+        n_processes=n_devices,
     )
 
 
@@ -124,8 +143,11 @@ def list_gpus() -> list[str]:
     return [str(index) for index, _ in enumerate(Path("/proc/driver/nvidia/gpus").glob("*"))]
 
 
-def check_launcher(launcher: str, options: SweepOptions) -> None:
-    """Check that a launcher has what it needs to know: the number of workers, and no password that it would write."""
+def check_launcher(launcher: str, settings: Mapping[str, Any], options: SweepOptions) -> None:
+    """Check what a launcher needs to know: the number of workers, no password that it would write, and enough GPUs.
+
+    `settings` are those of hydra.launcher.
+    """
     if launcher not in LOCAL_LAUNCHERS and options.n_jobs is None:
         raise ConfigError(f"sweep.n_jobs: hydra/launcher={launcher} runs on other machines; set the number of workers")
     storage = options.storage or ""
@@ -134,6 +156,19 @@ def check_launcher(launcher: str, options: SweepOptions) -> None:
             f"sweep.storage: {hide_credentials(storage)}: hydra/launcher={launcher} writes the address to files of its "
             "jobs; put the password into ~/.pgpass or PGPASSWORD instead"
         )
+    n_devices = options.devices_per_trial or 1
+    n_gpus = settings.get("gpus_per_node")
+    if isinstance(n_gpus, int) and n_gpus < n_devices:
+        raise ConfigError(
+            f"hydra.launcher.gpus_per_node: {n_gpus}: sweep.devices_per_trial={n_devices} needs more; set "
+            f"hydra.launcher.gpus_per_node={n_devices}"
+        )
+    for key in ("nodes", "tasks_per_node"):
+        if n_devices > 1 and settings.get(key) not in (None, 1):
+            raise ConfigError(
+                f"hydra.launcher.{key}: {settings[key]}: a job of a sweep is one task, which starts the processes of "
+                "its trials on its node; leave it out"
+            )
 
 
 def check_not_torchrun(command: str) -> None:

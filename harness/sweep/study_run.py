@@ -106,6 +106,8 @@ def _make_worker_spec(request: SweepRequest) -> WorkerSpec:
         cwd=workers.cwd,
         gpus=workers.gpus,
         n_jobs=workers.n_jobs,
+        devices_per_trial=workers.devices_per_trial,
+        n_processes=workers.n_processes,
     )
 
 
@@ -195,7 +197,12 @@ def _write_description(request: SweepRequest, queue: TrialQueue) -> None:
         "n_trials": request.budget.n_trials,
         "runs": request.budget.runs,
         "max_tokens": request.budget.max_tokens,
-        "workers": {"launcher": workers.launcher, "n_jobs": workers.n_jobs, "threads": workers.n_threads},
+        "workers": {
+            "launcher": workers.launcher,
+            "n_jobs": workers.n_jobs,
+            "devices_per_trial": workers.devices_per_trial or 1,
+            "threads": workers.n_threads,
+        },
         "seed": spec.seed,
         "sampler": dict(spec.sampler),
         "pruner": {**spec.pruner, "not_before_percent": round(100 * spec.warmup_share, 1)},

@@ -1,5 +1,8 @@
 """The port between a sweep and the program whose runs are its trials. Nothing else in sweep/ knows which it is."""
 
+import sys
+import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,7 +10,11 @@ from typing import Any, Protocol
 
 from optuna.trial import Trial
 
-from harness.sweep.study.pruning import TrialReporter
+from harness.core.credentials import hide_credentials_in_text
+from harness.core.errors import ConfigError, describe_exception
+from harness.core.shortage import ShortageError, describe_shortage
+from harness.sweep.study.pruning import Advice
+from harness.sweep.study.spec import StudySpec
 from harness.sweep.study.trial_attrs import TrialResult
 
 STOPPED = "the sweep was asked to stop"
@@ -34,10 +41,23 @@ class TrialJob:
     checkpoint: str = ""
 
 
+class Reporter(Protocol):
+    """Takes the values of a trial, and says whether it goes on: a `TrialReporter`, or one that asks it."""
+
+    @property
+    def fraction_done(self) -> float: ...
+
+    def report_share(self, value: float, fraction_done: float, *, can_pause: bool = False) -> Advice: ...
+
+    def report_step(
+        self, value: float, step: int, total_steps: int | None = None, *, can_pause: bool = False
+    ) -> Advice: ...
+
+
 class TrialRunner(Protocol):
     """Runs trials of one study in a worker process."""
 
-    def run_trial(self, job: TrialJob, reporter: TrialReporter, should_stop: Callable[[], bool]) -> TrialResult:
+    def run_trial(self, job: TrialJob, reporter: Reporter, should_stop: Callable[[], bool]) -> TrialResult:
         """Run a trial to its end, or until the `reporter` says that it pauses or is pruned, or `should_stop()` is true.
 
         A trial that is continued but whose checkpoint is gone starts over.
@@ -58,6 +78,32 @@ class TrialRunner(Protocol):
             ValueError: If that fails; the trial fails.
         """
         ...
+
+
+MakeRunner = Callable[[StudySpec, Mapping[str, Any]], TrialRunner]
+"""Return the runner of a study from its settings and those of its program."""
+
+
+def run_caught(run: Callable[[], TrialResult], folder: Path, storage: str = "") -> TrialResult:
+    """Run a trial, and return a failed result in place of an error, which is printed unless it explains itself.
+
+    Args:
+        storage: An address whose credentials are not shown.
+
+    Raises:
+        ShortageError: If there is no space left, which is not the trial's fault.
+    """
+    started = time.monotonic()
+    try:
+        return run()
+    except ConfigError as error:
+        reason = str(error)
+    except Exception as error:
+        if shortage := describe_shortage(error, folder):
+            raise ShortageError(shortage) from error
+        print(hide_credentials_in_text(traceback.format_exc(), storage), file=sys.stderr)
+        reason = describe_exception(error)
+    return TrialResult("failed", hide_credentials_in_text(reason, storage), seconds=time.monotonic() - started)
 
 
 class CommandLine(Protocol):

@@ -101,14 +101,15 @@ class LauncherPool:
         self._thread = None
 
     def _find_workers(self) -> list[psutil.Process]:
-        """Find the workers among the descendants of this process."""
-        found = []
+        """Find the workers among the descendants of this process, without the processes that they have started."""
+        found: dict[int, psutil.Process] = {}
         for process in psutil.Process().children(recursive=True):
             with suppress(psutil.Error):
                 is_worker = process.cmdline()[1:] == list(self._spec.command[1:])  # the interpreter may be a link
-                if is_worker and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-        return found
+                is_of_other = any(parent.pid in found for parent in process.parents())
+                if is_worker and not is_of_other and process.status() != psutil.STATUS_ZOMBIE:
+                    found[process.pid] = process
+        return [*found.values()]
 
     def _launch_jobs(self) -> None:
         for handler in logging.getLogger().handlers:

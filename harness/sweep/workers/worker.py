@@ -13,7 +13,6 @@ import subprocess
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -23,8 +22,7 @@ from typing import Any, TextIO
 import optuna
 from optuna.trial import Trial
 
-from harness.core.credentials import hide_credentials_in_text, hide_credentials_in_tracebacks
-from harness.core.errors import ConfigError, describe_exception
+from harness.core.credentials import hide_credentials_in_tracebacks
 from harness.core.shortage import ShortageError, describe_shortage
 from harness.sweep.hydra_app_internals import WORKER_VARIABLE
 from harness.sweep.optuna_internals import silence_optuna
@@ -44,14 +42,18 @@ from harness.sweep.study.trial_attrs import (
     trial_values,
 )
 from harness.sweep.study.trial_queue import TrialQueue
-from harness.sweep.trial_runner import TrialJob, TrialRunner
+from harness.sweep.trial_runner import MakeRunner, TrialJob, TrialRunner, run_caught
 from harness.sweep.workers.checkpoints import delete_losing_checkpoints, delete_paused_checkpoints
+from harness.sweep.workers.trial_processes import (
+    SOCKET_VARIABLE,
+    TorchrunRunner,
+    kill_own_group,
+    run_trial_process,
+)
 from harness.tracking.run_names import CONFIG_TAG, SEED_TAG
 
 EXIT_OK, EXIT_CRASHED = 0, 1
 EXIT_SHORTAGE = 75  # EX_TEMPFAIL of sysexits.h: the disk is full, or too many files are open
-MakeRunner = Callable[[StudySpec, Mapping[str, Any]], TrialRunner]
-"""Return the runner of a study from its settings and those of its program."""
 STOP_POLL_SECONDS = 2.0  # between two questions to the storage whether to stop
 
 
@@ -60,7 +62,8 @@ class WorkerSpec:
     """Settings of a worker: the study, its storage, the sweep's folder and the number of CPU threads.
 
     `program` is what its runner needs to run trials. `command` starts the process in the folder `cwd`. The `gpus`, by
-    their ids, are shared by `n_jobs` workers.
+    their ids, are shared by `n_jobs` workers. `devices_per_trial` is None if the user has set no number. A trial runs
+    in the worker, or in `n_processes` that torchrun starts.
     """
 
     study_name: str
@@ -72,21 +75,23 @@ class WorkerSpec:
     cwd: str
     gpus: Sequence[str] = ()
     n_jobs: int = 1
+    devices_per_trial: int | None = None
+    n_processes: int = 1
 
     def select_gpus(self, index: int) -> Sequence[str]:
-        """Return the GPUs of one worker: an equal share, or one that others use too if there are more workers."""
-        n_each = max(1, len(self.gpus) // self.n_jobs)
-        start = index * n_each % len(self.gpus)
+        """Return the GPUs of one worker: as many as a trial has, or an equal share; others use them too if too few."""
+        n_each = self.devices_per_trial or max(1, len(self.gpus) // self.n_jobs)
+        start = index % (len(self.gpus) // n_each) * n_each
         return self.gpus[start : start + n_each]
 
 
 def spawn_worker(spec: WorkerSpec, index: int) -> subprocess.Popen[str]:
-    """Start a worker that exits with this process and, of several workers, sees its share of the GPUs.
+    """Start a worker that exits with this process and sees its share of the GPUs, all if it is the only one.
 
     It prints to its log.
     """
     environment = {**os.environ, WORKER_VARIABLE: "1"}
-    if spec.gpus and spec.n_jobs > 1:
+    if spec.gpus and (spec.n_jobs > 1 or spec.devices_per_trial):
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(spec.select_gpus(index))
     if spec.n_threads is not None:
         environment["OMP_NUM_THREADS"] = str(spec.n_threads)
@@ -121,9 +126,11 @@ def worker_log_path(sweep_folder: str | Path, index: int) -> Path:
 def run_worker(make_runner: MakeRunner, is_stopping: Callable[[], bool]) -> int:
     """Run trials as a worker process does, with the specification on standard input; return the exit status.
 
-    `is_stopping` is asked between trials.
+    A process that torchrun has started for a worker runs one trial. `is_stopping` is asked between trials.
     """
     os.environ.pop(WORKER_VARIABLE, None)  # programs that this one starts are no workers
+    if SOCKET_VARIABLE in os.environ:
+        return run_trial_process(make_runner)
     stdin = _take_stdin()
     line = stdin.readline()
     if not line:
@@ -152,6 +159,8 @@ def run_trials(spec: WorkerSpec, make_runner: MakeRunner, is_stopping: Callable[
     """
     study, study_spec = open_worker_study(spec)
     runner = make_runner(study_spec, spec.program)
+    if spec.n_processes > 1:
+        runner = TorchrunRunner(runner, study_spec, spec.program, spec.command, spec.n_processes)
     queue = TrialQueue(study, study_spec.build_search_space(), Path(spec.folder), runner.extend_trial)
     while not is_stopping():
         trial = queue.claim_trial()
@@ -217,22 +226,13 @@ def _run_trial(
         is_continued=has_checkpoint(trial),
         checkpoint=str(read_trial_result(trial).get("checkpoint", "")),
     )
-    is_complete, started = False, time.monotonic()
+    should_stop, is_complete = _make_stop_question(is_stopping, queue), False
     try:
-        result = runner.run_trial(job, reporter, _make_stop_question(is_stopping, queue))
+        result = run_caught(lambda: runner.run_trial(job, reporter, should_stop), folder, spec.storage or "")
         is_complete = result.status == "completed"
         return result
-    except ConfigError as error:
-        reason = str(error)
-    except Exception as error:
-        if shortage := describe_shortage(error, folder):
-            raise ShortageError(shortage) from error
-        print(hide_credentials_in_text(traceback.format_exc(), spec.storage or ""), file=sys.stderr)
-        reason = describe_exception(error)
     finally:
         reporter.close(is_complete=is_complete)
-    reason = hide_credentials_in_text(reason, spec.storage or "")
-    return TrialResult("failed", reason, seconds=time.monotonic() - started)
 
 
 def _describe_seed_run(trial: Trial) -> dict[str, str]:
@@ -268,6 +268,4 @@ def _take_stdin() -> TextIO:
 
 def _exit_with_parent(stdin: TextIO) -> None:
     stdin.read()  # returns when the parent has died
-    if os.getpgrp() == os.getpid():
-        os.killpg(0, signal.SIGKILL)  # with the processes that the program has started
-    os._exit(EXIT_CRASHED)
+    kill_own_group()

@@ -1,6 +1,5 @@
 """The workers of a sweep as processes on this machine."""
 
-import os
 import signal
 import subprocess
 from pathlib import Path
@@ -89,8 +88,3 @@ def describe_last_line(log: Path) -> str:
     """Return the last line of a log that is not empty, and the path of the log."""
     lines = log.read_text(errors="replace").split("\n") if log.exists() else []
     return f"{next(filter(None, reversed(lines)), 'no output')}; see {log}"
-
-
-def count_cores() -> int:
-    """Return the number of processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -17,9 +17,11 @@ from harness.sweep.programs.command.metrics import MetricSpec
 from harness.sweep.programs.command.old_files import check_folders, check_shared_files
 from harness.sweep.programs.command.slots import find_script_index
 from harness.sweep.programs.command.template import CommandTemplate
+from harness.sweep.programs.command.torchrun import read_n_processes
 from harness.sweep.request import (
     BASIC_LAUNCHER,
     SweepRequest,
+    WorkerPlan,
     check_sampler_and_pruner,
     count_space_points,
     list_gpus,
@@ -87,11 +89,9 @@ def build_command_request(asked: CommandSweep) -> SweepRequest:
     current_values = read_baseline_values(asked.baseline, template)
     options, notices = _decide_baseline(asked.options, template, current_values, is_grid=spec.is_grid)
     study_name = options.study or _default_study_name(template)
-    gpus = list_gpus()
-    workers = plan_workers(BASIC_LAUNCHER, options.n_jobs or len(gpus) or 1, gpus, cwd=str(cwd))
+    devices = options.devices_per_trial or read_n_processes(template.words)
+    workers = plan_command_workers(options.n_jobs, cwd, devices)
     check_shared_files(asked.metric.sources, workers.n_jobs)
-    if workers.n_jobs == 1:
-        workers = replace(workers, n_threads=None)  # it may use all
     return SweepRequest(
         options=options,
         spec=spec,
@@ -116,6 +116,19 @@ def build_command_request(asked: CommandSweep) -> SweepRequest:
         n_points=count_space_points(spec, space),
         notices=notices,
     )
+
+
+def plan_command_workers(n_jobs: int | None, cwd: Path, devices_per_trial: int | None) -> WorkerPlan:
+    """Plan `n_jobs` workers, by default as many as there are GPUs for, or else one. The command starts its processes.
+
+    Raises:
+        ConfigError: If a trial needs more GPUs than there are.
+    """
+    gpus = list_gpus()
+    n_jobs = n_jobs or len(gpus) // (devices_per_trial or 1) or 1
+    workers = plan_workers(BASIC_LAUNCHER, n_jobs, gpus, cwd=str(cwd), devices_per_trial=devices_per_trial)
+    workers = replace(workers, n_processes=1)
+    return replace(workers, n_threads=None) if n_jobs == 1 else workers  # it may use all
 
 
 def read_baseline_values(baseline: Sequence[str], template: CommandTemplate) -> dict[str, Any]:

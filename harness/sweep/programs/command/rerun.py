@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,10 @@ from harness.sweep.programs.command.environment import compare_environment
 from harness.sweep.programs.command.old_files import check_shared_files
 from harness.sweep.programs.command.process import check_program_exists
 from harness.sweep.programs.command.reports import REPORTED
+from harness.sweep.programs.command.request import plan_command_workers
 from harness.sweep.programs.command.runner import read_chosen_metric
 from harness.sweep.programs.command.seed_option import set_seed
 from harness.sweep.programs.command.template import CommandTemplate
-from harness.sweep.request import BASIC_LAUNCHER, list_gpus, plan_workers
 from harness.sweep.rerun import Rerun, RerunOptions, check_test_metric
 from harness.sweep.swept_study import SweptStudy
 
@@ -46,12 +45,12 @@ def prepare_command_rerun(study: SweptStudy, options: RerunOptions) -> Rerun:
     seeded = set_seed(template, options.seed_flag)
     metric = {**recorded["metric"], "metric": recorded["metric"]["metric"] or _find_chosen_metric(study.folder)}
     check_test_metric(options.test_metric, [*study.spec.objectives, metric["metric"]])
-    gpus = list_gpus()
-    workers = plan_workers(BASIC_LAUNCHER, options.n_jobs or study.program.n_jobs, gpus, cwd=str(cwd))
+    program = study.program
+    workers = plan_command_workers(options.n_jobs or program.n_jobs, cwd, program.devices_per_trial)
     check_shared_files(metric["sources"], workers.n_jobs)
     return Rerun(
         program={**recorded, "template": seeded.template.to_json(), "metric": metric},
-        workers=replace(workers, n_threads=None) if workers.n_jobs == 1 else workers,
+        workers=workers,
         seed_key=seeded.key,
         seed=_read_seed(seeded.text, study),
         test_metric=options.test_metric,

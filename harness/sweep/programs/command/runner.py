@@ -32,11 +32,11 @@ from harness.sweep.programs.command.process import ProgramExit, run_program
 from harness.sweep.programs.command.reports import REPORTED, ReportReader
 from harness.sweep.programs.command.shared_files import SharedFilesCheck
 from harness.sweep.programs.command.template import CommandTemplate
+from harness.sweep.programs.command.torchrun import choose_free_port
 from harness.sweep.programs.trial_start import describe_trial_start
-from harness.sweep.study.pruning import TrialReporter
 from harness.sweep.study.spec import StudySpec
 from harness.sweep.study.trial_attrs import TrialResult
-from harness.sweep.trial_runner import STOPPED, TrialJob
+from harness.sweep.trial_runner import STOPPED, Reporter, TrialJob
 
 METRIC_FILE = "metric.json"
 """In the folder of a sweep: the name of its metric, if the user named none, and a note on its choice."""
@@ -58,7 +58,7 @@ class CommandRunner:
     def extend_trial(self, trial: Trial) -> None:
         """Do nothing: a command has no function of the user's."""
 
-    def run_trial(self, job: TrialJob, reporter: TrialReporter, should_stop: Callable[[], bool]) -> TrialResult:
+    def run_trial(self, job: TrialJob, reporter: Reporter, should_stop: Callable[[], bool]) -> TrialResult:
         """Run the program of a trial, and end it if it is pruned.
 
         Raises:
@@ -71,6 +71,7 @@ class CommandRunner:
         old_files = OldFiles(sources)
         reports = ReportReader(job.folder)
         environment |= trial_environment(sources, job.folder, environment) | reports.environment
+        environment |= choose_free_port(words, environment)
         metric = MetricSpec(self._find_metric_name(job), sources, self._metric.pick, self._metric.direction)
         reader = MetricReader(metric, job.folder / OUTPUT_LOG, environment)
         record = TrialRecord(job.folder, self._describe_start(job, words))
@@ -222,7 +223,7 @@ class _OutputWatcher:
         old_files: OldFiles,
         objective: str,
         record: TrialRecord,
-        reporter: TrialReporter,
+        reporter: Reporter,
         should_stop: Callable[[], bool],
         *,
         grace_seconds: float,

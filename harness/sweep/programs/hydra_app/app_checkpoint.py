@@ -8,7 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from harness.core.credentials import hide_credentials_in_text
-from harness.record.trial_record import RecordedCheckpoint, TrialRecord
+from harness.core.errors import DamageError
+from harness.record.metrics_file import TRIAL_FILE
+from harness.record.trial_record import RecordedCheckpoint, TrialRecord, read_progress
 from harness.sweep.trial_runner import TrialJob
 
 NOTE_FILE = "checkpoint_note.json"
@@ -92,6 +94,17 @@ class TrialCheckpoint:
         print(f"warning: {text}", file=sys.stderr)
         with suppress(OSError), (self._job.folder.parent / NOTE_FILE).open("x") as file:  # the first one of the sweep
             file.write(json.dumps({"note": text}))
+
+
+def find_recorded_start(job: TrialJob) -> str | None:
+    """Return what `TrialCheckpoint.find_start` returns in the first process of the trial, which writes its record."""
+    if not job.is_continued:
+        return None
+    recorded = None
+    with suppress(OSError, DamageError):
+        recorded = read_progress(job.folder / TRIAL_FILE)[0].checkpoint
+    recorded = recorded or _stamp_or_none(job.checkpoint)
+    return recorded.path if recorded is not None and recorded == _stamp_or_none(recorded.path) else None
 
 
 def read_checkpoint_note(folder: Path) -> tuple[str, ...]:

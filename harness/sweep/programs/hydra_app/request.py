@@ -1,5 +1,6 @@
 """Read what a sweep over an app should do from its composed configuration and the command line."""
 
+import importlib.util
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -84,8 +85,9 @@ def read_app_request(
     unknown = {key for key in suggested if not has_value(config, key)} | space.searched_keys - current_values.keys()
     options, notices = _decide_baseline(options, unknown)
     launcher = choices.get("hydra/launcher", BASIC_LAUNCHER)
-    check_launcher(launcher, options.sweep)
+    check_launcher(launcher, config.hydra.launcher, options.sweep)
     if command is None:
+        _check_one_process(options.sweep.devices_per_trial, missing_command)
         notices += _explain_lack_of_workers(missing_command, launcher, options.sweep.n_jobs or 1)
     study_name = options.sweep.study or config.hydra.job.name
     return SweepRequest(
@@ -154,13 +156,52 @@ def _explain_lack_of_workers(missing_command: str, launcher: str, n_jobs: int) -
     return (f"{settings}: the trials run in this process one after another ({missing_command})",)
 
 
+def _check_one_process(n_devices: int | None, missing_command: str) -> None:
+    """Check that trials that run in this process are not to have several devices.
+
+    Raises:
+        ConfigError: If they are.
+    """
+    if n_devices is not None and n_devices > 1:
+        raise ConfigError(
+            f"sweep.devices_per_trial: {n_devices}: torchrun cannot start this app, whose trials run in this process "
+            f"({missing_command}); start the sweep as python app.py -m ..."
+        )
+
+
 def _plan_app_workers(launcher: str, options: AppOptions, command: AppCommand | None) -> WorkerPlan:
-    """Plan one worker per GPU if the app has imported torch, or else one."""
-    gpus = list_gpus() if command and "torch" in sys.modules else []
-    n_jobs = (options.sweep.n_jobs or len(gpus) or 1) if command else 1
-    plan = plan_workers(launcher, n_jobs, gpus, command.to_list() if command else [sys.executable], os.getcwd())
-    is_left_alone = n_jobs == 1 or "OMP_NUM_THREADS" in os.environ
-    return replace(plan, n_threads=None) if is_left_alone else plan
+    """Plan workers for the GPUs if the app has imported torch, or else one."""
+    devices = options.sweep.devices_per_trial
+    gpus = list_gpus() if command and ("torch" in sys.modules or devices) else []
+    return plan_app_workers(
+        launcher,
+        options.sweep.n_jobs if command else 1,
+        gpus,
+        command.to_list() if command else [sys.executable],
+        os.getcwd(),
+        devices,
+    )
+
+
+def plan_app_workers(
+    launcher: str,
+    n_jobs: int | None,
+    gpus: Sequence[str],
+    command: Sequence[str],
+    cwd: str,
+    devices_per_trial: int | None,
+) -> WorkerPlan:
+    """Plan `n_jobs` workers, by default as many as there are GPUs for, or else one.
+
+    Raises:
+        ConfigError: If a trial needs more GPUs than there are, or torch to start its processes.
+    """
+    n_devices = devices_per_trial or 1
+    if n_devices > 1 and importlib.util.find_spec("torch") is None:
+        raise ConfigError(f"sweep.devices_per_trial: {n_devices}: torch, which starts the processes, is not installed")
+    n_jobs = n_jobs or len(gpus) // n_devices or 1
+    plan = plan_workers(launcher, n_jobs, gpus, command, cwd, devices_per_trial)
+    return replace(plan, n_threads=None) if n_jobs == 1 or "OMP_NUM_THREADS" in os.environ else plan
 
 
 def _read_store_uri(given: str | None) -> str:

@@ -1,16 +1,14 @@
 """Run configurations of a sweep over a Hydra app again."""
 
-import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from harness.config.overrides import read_override_key
 from harness.core.errors import ConfigError, did_you_mean
 from harness.sweep.programs.hydra_app.command_line import SEED_KEY, AppCommandLine, list_seed_keys
-from harness.sweep.programs.hydra_app.request import SWEPT_CONFIG, SWEPT_SPACE
-from harness.sweep.request import BASIC_LAUNCHER, LOCAL_LAUNCHERS, WorkerPlan, list_gpus, plan_workers
+from harness.sweep.programs.hydra_app.request import SWEPT_CONFIG, SWEPT_SPACE, plan_app_workers
+from harness.sweep.request import BASIC_LAUNCHER, LOCAL_LAUNCHERS, WorkerPlan, list_gpus
 from harness.sweep.rerun import Rerun, RerunOptions, check_test_metric
 from harness.sweep.swept_study import SweptStudy
 
@@ -100,8 +98,8 @@ def _find_seed(study: SweptStudy, flag: str | None, kept: Sequence[str]) -> tupl
 
 
 def _plan_workers(study: SweptStudy, n_jobs: int | None) -> WorkerPlan:
-    """Plan `n_jobs` workers, by default one per GPU or else one, which are started as those of the sweep were."""
-    gpus = list_gpus()
-    n_jobs = n_jobs or len(gpus) or 1
-    plan = plan_workers(BASIC_LAUNCHER, n_jobs, gpus, study.program.command, study.program.cwd)
-    return replace(plan, n_threads=None) if n_jobs == 1 or "OMP_NUM_THREADS" in os.environ else plan
+    """Plan `n_jobs` workers, which are started as those of the sweep were, and whose trials have as many devices."""
+    program = study.program
+    return plan_app_workers(
+        BASIC_LAUNCHER, n_jobs, list_gpus(), program.command, program.cwd, program.devices_per_trial
+    )

@@ -22,22 +22,22 @@ from harness.core.credentials import hide_credentials_in_text, hide_secret_words
 from harness.core.errors import ConfigError, describe_exception
 from harness.core.events import Status
 from harness.core.paths import TRACEBACK_FILE
+from harness.core.ranks import is_first_process
 from harness.core.signals import was_signaled
 from harness.record.trial_record import TrialEnd, TrialRecord, TrialStart
 from harness.run.provenance import describe_environment
 from harness.sweep.hydra_app_internals import read_job_error
 from harness.sweep.programs.custom_space import load_custom_space
-from harness.sweep.programs.hydra_app.app_checkpoint import TrialCheckpoint
+from harness.sweep.programs.hydra_app.app_checkpoint import TrialCheckpoint, find_recorded_start
 from harness.sweep.programs.hydra_app.app_job import run_app_job
 from harness.sweep.programs.hydra_app.app_space import describe_compose_error
 from harness.sweep.programs.hydra_app.command_line import list_value_overrides
 from harness.sweep.programs.hydra_app.objective_values import ObjectiveError, is_diverged, read_objective_values
 from harness.sweep.programs.trial_start import describe_trial_start
 from harness.sweep.reporting import Interrupted, Paused, Pruned, receive_reports
-from harness.sweep.study.pruning import TrialReporter
 from harness.sweep.study.spec import StudySpec
 from harness.sweep.study.trial_attrs import TrialResult
-from harness.sweep.trial_runner import STOPPED, CommandLine, TrialJob
+from harness.sweep.trial_runner import STOPPED, CommandLine, Reporter, TrialJob
 from harness.tracking.run_context import tag_started_runs
 from harness.tracking.upload_cursor import rewound_upload
 
@@ -77,15 +77,16 @@ class HydraAppRunner:
         if self._extend is not None:
             self._extend(trial)
 
-    def run_trial(self, job: TrialJob, reporter: TrialReporter, should_stop: Callable[[], bool]) -> TrialResult:
-        return _AppTrial(self._spec, self._app, job, reporter, should_stop).run()
+    def run_trial(self, job: TrialJob, reporter: Reporter, should_stop: Callable[[], bool]) -> TrialResult:
+        trial = _AppTrial(self._spec, self._app, job, reporter, should_stop)
+        return trial.run() if is_first_process() else trial.run_beside_first()
 
 
 class _AppTrial:
     """One trial, or its part after a pause: its job, its record, and what its task function has reported."""
 
     def __init__(
-        self, spec: StudySpec, app: RunningApp, job: TrialJob, reporter: TrialReporter, should_stop: Callable[[], bool]
+        self, spec: StudySpec, app: RunningApp, job: TrialJob, reporter: Reporter, should_stop: Callable[[], bool]
     ) -> None:
         self._spec, self._app, self._job = spec, app, job
         self._reporter, self._should_stop = reporter, should_stop
@@ -105,11 +106,9 @@ class _AppTrial:
             ConfigError: If its configuration cannot be composed.
             Exception: What the task function raises.
         """
-        app, job = self._app, self._job
+        app = self._app
         try:
-            ended = run_app_job(
-                app.context, self._call_task, app.config, self._overrides, job.number, str(job.folder.parent)
-            )
+            ended = self._run_job(self._call_task)
         except BaseException as error:
             is_exit = isinstance(error, KeyboardInterrupt | SystemExit)  # Lightning turns the former into the latter
             if is_exit and self._is_stopped():
@@ -128,6 +127,27 @@ class _AppTrial:
         if app.keeps_jobs and self._ended_early != "paused":
             app.jobs.append(ended)
         return self._read_end(ended)
+
+    def run_beside_first(self) -> TrialResult:
+        """Run the job in a process that trains together with the first one, which keeps the record of the trial.
+
+        Raises:
+            Exception: What the task function raises, and what does not compose.
+        """
+        start = find_recorded_start(self._job)
+
+        def call_task(cfg: DictConfig) -> Any:
+            with receive_reports(lambda *_: None, start), tag_started_runs(self._job.folder):
+                return self._app.task_function(cfg)
+
+        ended = self._run_job(call_task)
+        if ended.status is not JobStatus.COMPLETED:
+            raise read_job_error(ended)
+        return TrialResult("completed")
+
+    def _run_job(self, call_task: TaskFunction) -> JobReturn:
+        app, job = self._app, self._job
+        return run_app_job(app.context, call_task, app.config, self._overrides, job.number, str(job.folder.parent))
 
     def _read_end(self, ended: JobReturn) -> TrialResult:
         if self._ended_early:

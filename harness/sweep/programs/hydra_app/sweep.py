@@ -34,8 +34,9 @@ from harness.sweep.space.search_space import SearchSpace
 from harness.sweep.study.setup import check_existing_study
 from harness.sweep.study.spec import StudySpec
 from harness.sweep.sweeper import run_study
+from harness.sweep.trial_runner import MakeRunner
 from harness.sweep.workers.launcher_pool import make_launcher_pool
-from harness.sweep.workers.worker import EXIT_SHORTAGE, MakeRunner, WorkerSpec, run_trials, run_worker
+from harness.sweep.workers.worker import EXIT_SHORTAGE, WorkerSpec, run_trials, run_worker
 
 Jobs = list[list[JobReturn]]
 INSTALLED = {"site-packages", "dist-packages"}

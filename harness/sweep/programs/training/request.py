@@ -28,6 +28,7 @@ from harness.config.overrides import check_no_credentials
 from harness.config.user_paths import make_overrides_absolute, make_paths_absolute
 from harness.config.validation import check_writable, validate_config
 from harness.core.credentials import hide_credentials
+from harness.core.distributed import select_device
 from harness.core.errors import ConfigError
 from harness.core.paths import config_dir, run_command
 from harness.record.sweep_files import STUDIES_FOLDER, name_study_folder
@@ -132,7 +133,8 @@ def read_sweep_request(config: DictConfig, arguments: Sequence[str]) -> Training
     check_enqueued_points(options, space)
     check_preflight_mode(config.preflight)
     launcher = choices.get("hydra/launcher", BASIC_LAUNCHER)
-    check_launcher(launcher, options)
+    check_launcher(launcher, config.hydra.launcher, options)
+    _check_devices(cfg, options.devices_per_trial)
     current_values = space.read_current_values(cfg)
     mlflow = _find_mlflow_node(config.get("observers"))
     return TrainingRequest(
@@ -144,7 +146,7 @@ def read_sweep_request(config: DictConfig, arguments: Sequence[str]) -> Training
         budget=plan_budget(options, spec, space, current_values, sweeper["max_failure_rate"]),
         study_name=study_name,
         folder=_choose_folder(config, output_dir, study_name),
-        workers=plan_workers(launcher, options.n_jobs, list_own_gpus(cfg)),
+        workers=plan_workers(launcher, options.n_jobs, list_own_gpus(cfg), devices_per_trial=options.devices_per_trial),
         store_uri=resolve_store_uri(mlflow.get("uri")),
         is_uploaded="mlflow" in cfg.observers,
         experiment=cfg.observers.get("mlflow", {}).get("experiment", DEFAULT_EXPERIMENT),
@@ -185,6 +187,16 @@ def _build_study_spec(
 def list_own_gpus(cfg: DictConfig) -> list[str]:
     """Return the ids of the GPUs that runs may use."""
     return list_gpus()[: torch.cuda.device_count()] if cfg.device.kind in ("auto", "cuda") else []
+
+
+def _check_devices(cfg: DictConfig, n_devices: int | None) -> None:
+    """Check that the device of the configuration can be that of several processes.
+
+    Raises:
+        ConfigError: If it cannot.
+    """
+    if n_devices is not None and n_devices > 1 and select_device(cfg.device.kind) == "mps":
+        raise ConfigError(f"sweep.devices_per_trial: {n_devices}: mps runs one process only; use device=cpu")
 
 
 def check_preflight_mode(mode: str) -> None:

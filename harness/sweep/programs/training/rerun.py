@@ -63,7 +63,8 @@ def prepare_training_rerun(study: SweptStudy, options: RerunOptions) -> Rerun:
     program = study.program
     space = rebuild_config_space(study.spec, program.settings)
     n_jobs = options.n_jobs or (program.n_jobs if program.launcher in LOCAL_LAUNCHERS else None)
-    return _make_rerun(space, [space.compose_config({}, TRIAL_DEFAULTS)], options, n_jobs)
+    cfgs = [space.compose_config({}, TRIAL_DEFAULTS)]
+    return _make_rerun(space, cfgs, options, n_jobs, program.devices_per_trial)
 
 
 def read_training_configs(overrides: Mapping[str, list[str]], options: RerunOptions) -> TrainingConfigs:
@@ -96,7 +97,13 @@ def read_training_configs(overrides: Mapping[str, list[str]], options: RerunOpti
     )
 
 
-def _make_rerun(space: ConfigSpace, cfgs: Sequence[DictConfig], options: RerunOptions, n_jobs: int | None) -> Rerun:
+def _make_rerun(
+    space: ConfigSpace,
+    cfgs: Sequence[DictConfig],
+    options: RerunOptions,
+    n_jobs: int | None,
+    devices_per_trial: int | None = None,
+) -> Rerun:
     seed_key = options.seed_flag or SEED_KEY
     if not all(has_key(cfg, seed_key) for cfg in cfgs):
         raise ConfigError(f"--seed-flag {seed_key}: the configuration has no such key; leave it out for {SEED_KEY}")
@@ -107,7 +114,7 @@ def _make_rerun(space: ConfigSpace, cfgs: Sequence[DictConfig], options: RerunOp
     seeds = [OmegaConf.select(cfg, seed_key) for cfg in cfgs]
     return Rerun(
         program={"fixed": fixed, "baseline": space.baseline},
-        workers=plan_workers(BASIC_LAUNCHER, n_jobs, list_own_gpus(cfgs[0])),
+        workers=plan_workers(BASIC_LAUNCHER, n_jobs, list_own_gpus(cfgs[0]), devices_per_trial=devices_per_trial),
         seed_key=seed_key,
         seed=max((seed for seed in seeds if isinstance(seed, int)), default=None),
         test_metric=TEST_METRIC if has_test else None,

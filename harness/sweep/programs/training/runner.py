@@ -10,14 +10,14 @@ from optuna.trial import Trial
 from harness.config.option_values import describe_left_out
 from harness.core.checkpoint_names import list_saved_steps
 from harness.core.events import EvalEnd, Event, Status
+from harness.core.ranks import count_processes, is_first_process
 from harness.run.result import RunResult
 from harness.sweep.programs.custom_space import load_custom_space
 from harness.sweep.programs.training.command_line import list_trial_overrides
 from harness.sweep.programs.training.config_space import TRIAL_DEFAULTS, rebuild_config_space
-from harness.sweep.study.pruning import TrialReporter
 from harness.sweep.study.spec import StudySpec
 from harness.sweep.study.trial_attrs import TrialResult
-from harness.sweep.trial_runner import STOPPED, TrialJob
+from harness.sweep.trial_runner import STOPPED, Reporter, TrialJob
 from harness.tracking.run_names import STUDY_TAG
 from harness.tracking.run_uploader import SWEEP_TAG
 from harness.training.policies import Decision, Policy, Stop
@@ -41,7 +41,8 @@ class TrainingRunner:
         if self._extend is not None:
             self._extend(trial)
 
-    def run_trial(self, job: TrialJob, reporter: TrialReporter, should_stop: Callable[[], bool]) -> TrialResult:
+    def run_trial(self, job: TrialJob, reporter: Reporter, should_stop: Callable[[], bool]) -> TrialResult:
+        from harness.core.distributed import leave_process_group
         from harness.run.continuation import CannotContinue
         from harness.run.run_dir import clear_run_dir
 
@@ -49,11 +50,14 @@ class TrainingRunner:
             result = self._train(job, reporter, should_stop)
         except CannotContinue as error:
             print(f"trial {job.number} starts over: {error}")
-            clear_run_dir(job.folder)
+            if is_first_process():  # the others wait for it in their next run
+                clear_run_dir(job.folder)
             result = self._train(replace(job, is_continued=False), reporter, should_stop)
+        if count_processes() > 1:
+            leave_process_group()
         return self._to_trial_result(result, job)
 
-    def _train(self, job: TrialJob, reporter: TrialReporter, should_stop: Callable[[], bool]) -> RunResult:
+    def _train(self, job: TrialJob, reporter: Reporter, should_stop: Callable[[], bool]) -> RunResult:
         from harness.run.runner import run
 
         cfg = self._space.compose_config(job.values, TRIAL_DEFAULTS)
@@ -104,7 +108,7 @@ def _find_checkpoints(result: RunResult) -> str:
     return str(folder) if result.status in ("paused", "interrupted") and list_saved_steps(folder) else ""
 
 
-def follow_advice(reporter: TrialReporter) -> Policy:
+def follow_advice(reporter: Reporter) -> Policy:
     """Return a policy that reports every evaluation, and pauses or prunes the run where the study says so."""
 
     def policy(event: Event) -> Decision:
