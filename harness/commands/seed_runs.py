@@ -28,6 +28,7 @@ def add_seed_run_options(parser: CommandParser) -> None:
     add("--test-metric", metavar="NAME",
         help="what a program of yours calls its result on test data, beside the metric of the sweep")  # fmt: skip
     add("--n-jobs", type=int, metavar="N", help="number of workers; default: as in the sweep")
+    add("--devices-per-trial", type=int, metavar="N", help="devices of a run; default: as in the sweep, or one")
     add("--max-seconds", type=float, metavar="S", help="start no run after this time")
     add("--max-tokens", type=int, metavar="N", help="start no run after so many tokens")
     add("--storage", metavar="URL", help="database of the study, if its address has a password")
@@ -56,7 +57,7 @@ def make_options(
             seeds=args.seeds,
             max_seconds=args.max_seconds,
             max_tokens=args.max_tokens,
-            rerun=RerunOptions(args.seed_flag, args.test_metric, args.n_jobs),
+            rerun=RerunOptions(args.seed_flag, args.test_metric, args.n_jobs, args.devices_per_trial),
             command=shlex.join(["plateau", command, *hide_secret_words(arguments)]),
             **own,
         )

@@ -20,6 +20,7 @@ class RerunOptions:
     seed_flag: str | None = None
     test_metric: str | None = None
     n_jobs: int | None = None
+    devices_per_trial: int | None = None
 
 
 @dataclass(frozen=True)

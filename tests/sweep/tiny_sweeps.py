@@ -65,6 +65,8 @@ def make_worker_spec(request: TrainingRequest) -> WorkerSpec:
         command=list(workers.command),
         cwd=workers.cwd,
         n_jobs=workers.n_jobs,
+        devices_per_trial=workers.devices_per_trial,
+        n_processes=workers.n_processes,
     )
 
 

@@ -30,25 +30,34 @@ def make_spec(folder: Path, code: str, **fields: object) -> WorkerSpec:
 
 
 @pytest.mark.parametrize(
-    ("n_gpus", "n_jobs", "expected"),
+    ("n_gpus", "n_jobs", "devices_per_trial", "expected"),
     [
-        (4, 4, ["0", "1", "2", "3"]),
-        (4, 2, ["0,1", "2,3"]),
-        (8, 3, ["0,1", "2,3", "4,5"]),
-        (2, 4, ["0", "1", "0", "1"]),
-        (1, 2, ["0", "0"]),
+        (4, 4, None, ["0", "1", "2", "3"]),
+        (4, 2, None, ["0,1", "2,3"]),
+        (8, 3, None, ["0,1", "2,3", "4,5"]),
+        (2, 4, None, ["0", "1", "0", "1"]),
+        (1, 2, None, ["0", "0"]),
+        (4, 2, 2, ["0,1", "2,3"]),
+        (8, 2, 2, ["0,1", "2,3"]),
+        (5, 3, 2, ["0,1", "2,3", "0,1"]),
+        (4, 2, 1, ["0", "1"]),
+        (3, 2, 3, ["0,1,2", "0,1,2"]),
     ],
 )
-def test_workers_share_the_gpus(n_gpus, n_jobs, expected, tmp_path) -> None:
-    spec = make_spec(tmp_path, "", gpus=[str(index) for index in range(n_gpus)], n_jobs=n_jobs)
+def test_workers_share_the_gpus(n_gpus, n_jobs, devices_per_trial, expected, tmp_path) -> None:
+    gpus = [str(index) for index in range(n_gpus)]
+    spec = make_spec(tmp_path, "", gpus=gpus, n_jobs=n_jobs, devices_per_trial=devices_per_trial)
     assert [",".join(spec.select_gpus(index)) for index in range(n_jobs)] == expected
 
 
-@pytest.mark.parametrize(("n_jobs", "expected"), [(2, ["5", "7"]), (1, ["5,7"])])
-def test_one_worker_sees_all_gpus_and_several_their_own(n_jobs, expected, tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("n_jobs", "devices_per_trial", "expected"), [(2, None, ["5", "7"]), (1, None, ["5,7"]), (1, 1, ["5"])]
+)
+def test_workers_see_their_gpus(n_jobs, devices_per_trial, expected, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
     code = "import os; print(os.environ['CUDA_VISIBLE_DEVICES'])"
-    pool = WorkerPool(make_spec(tmp_path, code, gpus=["5", "7"], n_jobs=n_jobs))
+    spec = make_spec(tmp_path, code, gpus=["5", "7"], n_jobs=n_jobs, devices_per_trial=devices_per_trial)
+    pool = WorkerPool(spec)
     pool.start_workers(has_heartbeat_trials=False)
     assert poll_until(lambda: not pool.has_workers, 20)
     assert [worker_log_path(tmp_path, index).read_text().strip() for index in range(n_jobs)] == expected

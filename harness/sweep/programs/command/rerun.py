@@ -46,7 +46,8 @@ def prepare_command_rerun(study: SweptStudy, options: RerunOptions) -> Rerun:
     metric = {**recorded["metric"], "metric": recorded["metric"]["metric"] or _find_chosen_metric(study.folder)}
     check_test_metric(options.test_metric, [*study.spec.objectives, metric["metric"]])
     program = study.program
-    workers = plan_command_workers(options.n_jobs or program.n_jobs, cwd, program.devices_per_trial)
+    n_devices = options.devices_per_trial or program.devices_per_trial
+    workers = plan_command_workers(options.n_jobs or program.n_jobs, cwd, n_devices)
     check_shared_files(metric["sources"], workers.n_jobs)
     return Rerun(
         program={**recorded, "template": seeded.template.to_json(), "metric": metric},

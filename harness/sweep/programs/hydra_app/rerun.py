@@ -8,7 +8,7 @@ from harness.config.overrides import read_override_key
 from harness.core.errors import ConfigError, did_you_mean
 from harness.sweep.programs.hydra_app.command_line import SEED_KEY, AppCommandLine, list_seed_keys
 from harness.sweep.programs.hydra_app.request import SWEPT_CONFIG, SWEPT_SPACE, plan_app_workers
-from harness.sweep.request import BASIC_LAUNCHER, LOCAL_LAUNCHERS, WorkerPlan, list_gpus
+from harness.sweep.request import BASIC_LAUNCHER, LOCAL_LAUNCHERS, list_gpus
 from harness.sweep.rerun import Rerun, RerunOptions, check_test_metric
 from harness.sweep.swept_study import SweptStudy
 
@@ -32,7 +32,14 @@ def prepare_app_rerun(study: SweptStudy, options: RerunOptions) -> Rerun:
             SWEPT_SPACE: dict(study.spec.space),
             SWEPT_CONFIG: dict(study.spec.config),
         },
-        workers=_plan_workers(study, options.n_jobs or (program.n_jobs if is_local else None)),
+        workers=plan_app_workers(
+            BASIC_LAUNCHER,
+            options.n_jobs or (program.n_jobs if is_local else None),
+            list_gpus(),
+            program.command,
+            program.cwd,
+            options.devices_per_trial or program.devices_per_trial,
+        ),
         seed_key=seed_key,
         seed=seed,
         test_metric=options.test_metric,
@@ -95,11 +102,3 @@ def _find_seed(study: SweptStudy, flag: str | None, kept: Sequence[str]) -> tupl
     prefix = given[-1][: len(given[-1]) - len(given[-1].lstrip("+"))] if given else ""
     text = config.get(key, "")
     return prefix + key, int(text) if text.isdecimal() else None
-
-
-def _plan_workers(study: SweptStudy, n_jobs: int | None) -> WorkerPlan:
-    """Plan `n_jobs` workers, which are started as those of the sweep were, and whose trials have as many devices."""
-    program = study.program
-    return plan_app_workers(
-        BASIC_LAUNCHER, n_jobs, list_gpus(), program.command, program.cwd, program.devices_per_trial
-    )

@@ -63,8 +63,8 @@ def prepare_training_rerun(study: SweptStudy, options: RerunOptions) -> Rerun:
     program = study.program
     space = rebuild_config_space(study.spec, program.settings)
     n_jobs = options.n_jobs or (program.n_jobs if program.launcher in LOCAL_LAUNCHERS else None)
-    cfgs = [space.compose_config({}, TRIAL_DEFAULTS)]
-    return _make_rerun(space, cfgs, options, n_jobs, program.devices_per_trial)
+    n_devices = options.devices_per_trial or program.devices_per_trial
+    return _make_rerun(space, [space.compose_config({}, TRIAL_DEFAULTS)], options, n_jobs, n_devices)
 
 
 def read_training_configs(overrides: Mapping[str, list[str]], options: RerunOptions) -> TrainingConfigs:
@@ -88,7 +88,7 @@ def read_training_configs(overrides: Mapping[str, list[str]], options: RerunOpti
     mlflow = first.observers.get("mlflow") or {}
     return TrainingConfigs(
         spec=_make_spec(space),
-        rerun=_make_rerun(space, list(cfgs.values()), options, options.n_jobs),
+        rerun=_make_rerun(space, list(cfgs.values()), options, options.n_jobs, options.devices_per_trial),
         values=values,
         output_dir=validate_config(first).output_dir,
         store_uri=resolve_store_uri(mlflow.get("uri")),
@@ -102,7 +102,7 @@ def _make_rerun(
     cfgs: Sequence[DictConfig],
     options: RerunOptions,
     n_jobs: int | None,
-    devices_per_trial: int | None = None,
+    devices_per_trial: int | None,
 ) -> Rerun:
     seed_key = options.seed_flag or SEED_KEY
     if not all(has_key(cfg, seed_key) for cfg in cfgs):

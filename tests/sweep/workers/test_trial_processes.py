@@ -1,0 +1,113 @@
+"""Trials that run in two processes which torchrun starts: their reports, their ends, and their deaths."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from harness.core.shortage import ShortageError
+from harness.sweep.study.pruning import Advice
+from harness.sweep.study.trial_attrs import TrialResult
+from harness.sweep.trial_runner import TrialJob
+from harness.sweep.workers import trial_processes
+from harness.sweep.workers.trial_processes import TorchrunRunner
+from tests.conftest import ROOT
+from tests.sweep.test_sweeper import is_alive, wait_for
+from tests.sweep.workers.toy_trial import ToyRunner
+
+COMMAND = [sys.executable, "-m", "tests.sweep.workers.toy_trial"]
+
+
+class ToyReporter:
+    """Records what is reported, and pauses the trial at a share."""
+
+    fraction_done = 0.75
+
+    def __init__(self, pause_at: float = 1.0) -> None:
+        self.pause_at = pause_at
+        self.reported: list[tuple[float, float]] = []
+
+    def report_share(self, value: float, fraction_done: float, *, can_pause: bool = False) -> Advice:
+        self.reported.append((value, fraction_done))
+        return "pause" if can_pause and fraction_done >= self.pause_at else "continue"
+
+    def report_step(
+        self, value: float, step: int, total_steps: int | None = None, *, can_pause: bool = False
+    ) -> Advice:
+        raise NotImplementedError
+
+
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrialJob:
+    monkeypatch.chdir(ROOT)
+    return TrialJob(3, {}, tmp_path / "3", None, "toy", "1")
+
+
+def run_toy(
+    job: TrialJob,
+    reporter: ToyReporter | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    **by_rank: str,
+) -> TrialResult:
+    job.values.update({rank.removeprefix("rank"): what for rank, what in by_rank.items()})
+    runner = TorchrunRunner(ToyRunner(), None, {}, COMMAND, 2)
+    return runner.run_trial(job, reporter or ToyReporter(), should_stop)
+
+
+def read_pids(job: TrialJob) -> list[int]:
+    return [int(text) for rank in "01" if (text := (job.folder / f"pid-{rank}").read_text())]
+
+
+def test_the_first_process_reports_and_gives_the_result(job: TrialJob) -> None:
+    reporter = ToyReporter(pause_at=0.5)
+    result = run_toy(job, reporter, rank0="report", rank1="report")
+    assert result == TrialResult("paused", fraction_done=0.5)
+    assert reporter.reported == [(0.25, 0.25), (0.5, 0.5)]
+
+
+def test_a_failure_of_another_process_is_that_of_the_trial_and_ends_the_first(job: TrialJob, monkeypatch) -> None:
+    monkeypatch.setattr(trial_processes, "GRACE_SECONDS", 0.5)
+    result = run_toy(job, rank0="hang", rank1="fail")
+    assert (result.status, result.reason) == ("failed", "toy.value: 3 must be at most 2")
+    wait_for(lambda: not any(map(is_alive, read_pids(job))), 10)
+
+
+def test_a_process_that_is_killed_ends_the_worker(job: TrialJob) -> None:
+    with pytest.raises(SystemExit, match="trial 3: process 1 has died; process 0 has lost another one"):
+        run_toy(job, rank0="lose the others", rank1="die")
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_after_the_first_has_completed_changes_nothing(job: TrialJob) -> None:
+    assert run_toy(job, rank1="die") == TrialResult("completed", values=(0.0,))
+
+
+@pytest.mark.slow
+def test_a_full_disk_of_one_process_is_no_failure(job: TrialJob) -> None:
+    with pytest.raises(ShortageError, match="no space left on toy"):
+        run_toy(job, rank0="lose the others", rank1="fill the disk")
+
+
+def test_a_request_to_stop_reaches_the_first_process_and_all_end(job: TrialJob, monkeypatch) -> None:
+    monkeypatch.setattr(trial_processes, "GRACE_SECONDS", 0.5)
+    result = run_toy(job, should_stop=(job.folder / "pid-0").exists, rank0="wait", rank1="hang")
+    assert (result.status, result.reason) == ("interrupted", "was told to stop")
+    wait_for(lambda: not any(map(is_alive, read_pids(job))), 10)
+
+
+def test_processes_end_when_their_worker_is_killed(job: TrialJob) -> None:
+    code = (
+        "from tests.sweep.workers.test_trial_processes import *; from pathlib import Path\n"
+        f"run_toy(TrialJob(3, {{}}, Path({str(job.folder)!r}), None, 'toy', '1'), rank0='hang', rank1='hang')"
+    )
+    worker = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+    wait_for(lambda: all((job.folder / f"pid-{rank}").exists() for rank in "01"), 60)
+    pids = read_pids(job)
+    assert all(map(is_alive, pids))
+    os.kill(worker.pid, signal.SIGKILL)
+    worker.wait()
+    wait_for(lambda: not any(map(is_alive, pids)), 10)
