@@ -3,7 +3,7 @@
 import signal
 import sys
 
-from harness.core.signals import record_signal, was_signaled
+from harness.core.signals import exit_on_signals, record_signal, was_signaled
 from harness.sweep.programs import make_trial_runner
 from harness.sweep.workers.worker import run_worker
 
@@ -15,4 +15,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    exit_on_signals()  # before the handlers of `main`, for `end_before_teardown`
     sys.exit(main())

@@ -25,6 +25,7 @@ from optuna.trial import Trial
 
 from harness.core.ranks import has_lost_peers
 from harness.core.shortage import ShortageError
+from harness.core.signals import end_before_teardown
 from harness.core.threads import count_cores
 from harness.sweep.hydra_app_internals import WORKER_VARIABLE
 from harness.sweep.study.pruning import Advice
@@ -234,7 +235,9 @@ def run_trial_process(make_runner: MakeRunner) -> int:
     except ShortageError as error:
         end = End(TrialResult("interrupted", str(error)), is_shortage=True)
     connection.send(end)
-    return int(end.result.status == "failed" or end.is_shortage)
+    status = int(end.result.status == "failed" or end.is_shortage)
+    end_before_teardown(status)
+    return status
 
 
 class _RemoteReporter:
