@@ -32,7 +32,7 @@ def has_lost_peers(error: BaseException) -> bool:
     distributed = sys.modules.get("torch.distributed")
     if distributed is None or not distributed.is_available():
         return False
-    return isinstance(error, distributed.DistError) or "gloo" in str(error)  # which raises RuntimeError
+    return isinstance(error, distributed.DistError) or "gloo/transport" in str(error)
 
 
 def _find_process_group() -> Any:

@@ -92,7 +92,7 @@ def test_a_killed_process_ends_its_trial_which_runs_again(places: list[str], tmp
     states = [trial.state for trial in trials]
     assert (states.count(TrialState.COMPLETE), states.count(TrialState.FAIL)) == (2, 1)
     assert max(trial.user_attrs.get(RETRIES, 0) for trial in trials) == 1
-    assert "process 1 has died" in (folder / "worker-0.log").read_text()
+    assert "process 1 of 2 died" in (folder / "worker-0.log").read_text()
 
 
 @pytest.mark.slow

@@ -36,7 +36,7 @@ from harness.sweep.trial_runner import MakeRunner, Reporter, TrialJob, TrialRunn
 SOCKET_VARIABLE = "HARNESS_TRIAL_SOCKET"
 """In the environment of a process that runs a trial together with others: the path of the worker's socket."""
 POLL_SECONDS = 0.2
-GRACE_SECONDS = 10.0  # that the other processes have to end once one has ended before the end of the run
+GRACE_SECONDS = 10.0  # that the others have to end after the first process has, or one has failed, before the run's end
 KILL_SECONDS = 45.0  # torchrun itself kills its processes 30 s after SIGTERM
 
 
@@ -179,7 +179,7 @@ class _TrialProcesses:
         first = self._ends[0].result if 0 in self._ends else None
         if first is None or (first.status == "interrupted" and not self._is_stopping):
             dead = [str(rank) for rank in range(size) if rank not in self._ends]
-            reasons = [f"process {', '.join(dead)} has died"] if dead else []
+            reasons = [f"process{'es' * bool(dead[1:])} {', '.join(dead)} of {size} died"] if dead else []
             sys.exit(f"trial {number}: {'; '.join([*reasons, *(end.result.reason for end in ends[:1])])}")
         return first
 
@@ -209,7 +209,8 @@ class _TrialProcesses:
         self._ends[rank] = end
         if rank == 0:
             self._first_pid = None
-        if end.result.status != "completed":
+        is_last = rank == 0 and end.result.status != "completed"
+        if is_last or end.result.status in ("failed", "interrupted"):
             self._deadline = min(self._deadline, time.monotonic() + GRACE_SECONDS)
 
 

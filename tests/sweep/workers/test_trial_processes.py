@@ -77,7 +77,7 @@ def test_a_failure_of_another_process_is_that_of_the_trial_and_ends_the_first(jo
 
 
 def test_a_process_that_is_killed_ends_the_worker(job: TrialJob) -> None:
-    with pytest.raises(SystemExit, match="trial 3: process 1 has died; process 0 has lost another one"):
+    with pytest.raises(SystemExit, match="trial 3: process 1 of 2 died; process 0 has lost another one"):
         run_toy(job, rank0="lose the others", rank1="die")
 
 

@@ -166,7 +166,8 @@ def estimate_cost(request: TrainingRequest) -> str:
         + (f"; the space has {request.n_points} points" if request.n_points else ""),
         *(f"  {key}: {text}" for key, text in request.space.format_ranges().items()),
         f"per trial: {run.total_steps} steps of {run.seconds_per_step:.3g} s and {n_evals} evaluations of "
-        f"{run.seconds_per_eval:.3g} s, {run.tokens:,.0f} tokens, {trial_seconds:.0f} s",
+        f"{run.seconds_per_eval:.3g} s, {run.tokens:,.0f} tokens, {trial_seconds:.0f} s"
+        + ", measured on one device" * (request.workers.n_processes > 1),
         f"in total: at most {total}{minutes:.1f} min{' without pruning' * (not is_limited)}"
         f"{', plus training of a missing base model' * bool(base)}; workers on one machine slow each other down",
     ])  # fmt: skip
