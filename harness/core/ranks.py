@@ -4,6 +4,12 @@ import os
 import sys
 from typing import Any
 
+from harness.core.errors import RunFailedError
+
+
+class LostPeersError(RunFailedError):
+    """Another process of the training has died; the run can be resumed."""
+
 
 def is_first_process() -> bool:
     """Return whether this process is the only one of its training, or the one of rank 0."""
@@ -30,8 +36,8 @@ def count_processes() -> int:
 def has_lost_peers(error: BaseException) -> bool:
     """Return whether communication with the other processes of a group has failed, as it does when one of them dies."""
     distributed = sys.modules.get("torch.distributed")
-    if distributed is None or not distributed.is_available():
-        return False
+    if isinstance(error, LostPeersError) or distributed is None or not distributed.is_available():
+        return isinstance(error, LostPeersError)
     return isinstance(error, distributed.DistError) or "gloo/transport" in str(error)
 
 

@@ -13,7 +13,7 @@ from harness.core.errors import ConfigError
 from harness.core.events import Notice, RunEnd, RunStart
 from harness.core.files import remove_leftovers
 from harness.core.paths import TRACEBACK_FILE
-from harness.core.ranks import has_lost_peers
+from harness.core.ranks import LostPeersError, has_lost_peers
 from harness.core.shortage import ShortageError, describe_shortage
 from harness.core.signals import stop_on_signals
 from harness.core.state import TrainState
@@ -58,7 +58,8 @@ def train_and_record(
     is_held: Callable[[], bool],
 ) -> RunResult:
     """Train and emit all events; `is_held` returns whether a signal was received outside of the training."""
-    folder, state, shortage, continued = start.folder, parts.state, "", start_info.continued
+    folder, state, continued = start.folder, parts.state, start_info.continued
+    shortage, has_lost_others = "", False
     started_at = time.perf_counter() - (start.past.seconds if start.past else 0.0)
     test_loss: float | None = None
     _begin_record(start, start_info, processes, emit)
@@ -92,6 +93,7 @@ def train_and_record(
     except Exception as error:
         shortage = describe_shortage(error, folder)
         stop = Stop("interrupted", shortage) if shortage else _fail(error, folder, processes)
+        has_lost_others = has_lost_peers(error)
     if stop.status == "completed" and any(isinstance(observer, FigureWriter) for observer in emit.observers):
         draw_predictions(parts.task, folder, emit)
     result = _make_result(stop, parts, folder, time.perf_counter() - started_at, test_loss)
@@ -101,17 +103,16 @@ def train_and_record(
             emit.close()  # with too many open files, a folder can be read again only once the record is closed
             remove_leftovers(checkpointer.folder)
         raise ShortageError(f"{shortage} after step {state.step}")
+    if has_lost_others:
+        raise LostPeersError(f"interrupted: {result.reason}")
     return result
 
 
 def _fail(error: Exception, folder: Path, processes: ProcessGroup) -> Stop:
-    """Write the traceback, and leave the other processes, which may not have this error.
-
-    If one of them has died, which is not the run's fault, it is interrupted.
-    """
+    """Write the traceback, and leave the other processes, which may not have this error; one of them may have died."""
     distributed.abandon_process_group()
     write_traceback(folder / f"{processes.rank or ''}{TRACEBACK_FILE}", error)
-    if processes.size > 1 and has_lost_peers(error):
+    if has_lost_peers(error):
         return Stop("interrupted", f"process {processes.rank} has lost another one: {describe_error(error)}")
     return Stop("failed", describe_error(error))
 

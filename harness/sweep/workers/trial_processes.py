@@ -228,7 +228,7 @@ def run_trial_process(make_runner: MakeRunner) -> int:
             return make_runner(spec, program).run_trial(job, reporter, reporter.should_stop)
         except Exception as error:
             if has_lost_peers(error):
-                return TrialResult("interrupted", f"process {rank} has lost another one: {error}")
+                return TrialResult("interrupted", str(error))
             raise
 
     try:
