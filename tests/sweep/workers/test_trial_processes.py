@@ -4,58 +4,23 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from harness.core.shortage import ShortageError
-from harness.sweep.study.pruning import Advice
 from harness.sweep.study.trial_attrs import TrialResult
 from harness.sweep.trial_runner import TrialJob
 from harness.sweep.workers import trial_processes
-from harness.sweep.workers.trial_processes import TorchrunRunner
 from tests.conftest import ROOT
 from tests.sweep.test_sweeper import is_alive, wait_for
-from tests.sweep.workers.toy_trial import ToyRunner
-
-COMMAND = [sys.executable, "-m", "tests.sweep.workers.toy_trial"]
-
-
-class ToyReporter:
-    """Records what is reported, and pauses the trial at a share."""
-
-    fraction_done = 0.75
-
-    def __init__(self, pause_at: float = 1.0) -> None:
-        self.pause_at = pause_at
-        self.reported: list[tuple[float, float]] = []
-
-    def report_share(self, value: float, fraction_done: float, *, can_pause: bool = False) -> Advice:
-        self.reported.append((value, fraction_done))
-        return "pause" if can_pause and fraction_done >= self.pause_at else "continue"
-
-    def report_step(
-        self, value: float, step: int, total_steps: int | None = None, *, can_pause: bool = False
-    ) -> Advice:
-        raise NotImplementedError
+from tests.sweep.workers.toy_trial import ToyReporter, run_toy
 
 
 @pytest.fixture
 def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrialJob:
     monkeypatch.chdir(ROOT)
     return TrialJob(3, {}, tmp_path / "3", None, "toy", "1")
-
-
-def run_toy(
-    job: TrialJob,
-    reporter: ToyReporter | None = None,
-    should_stop: Callable[[], bool] = lambda: False,
-    **by_rank: str,
-) -> TrialResult:
-    job.values.update({rank.removeprefix("rank"): what for rank, what in by_rank.items()})
-    runner = TorchrunRunner(ToyRunner(), None, {}, COMMAND, 2)
-    return runner.run_trial(job, reporter or ToyReporter(), should_stop)
 
 
 def read_pids(job: TrialJob) -> list[int]:
@@ -101,7 +66,7 @@ def test_a_request_to_stop_reaches_the_first_process_and_all_end(job: TrialJob, 
 
 def test_processes_end_when_their_worker_is_killed(job: TrialJob) -> None:
     code = (
-        "from tests.sweep.workers.test_trial_processes import *; from pathlib import Path\n"
+        "from tests.sweep.workers.toy_trial import *; from pathlib import Path\n"
         f"run_toy(TrialJob(3, {{}}, Path({str(job.folder)!r}), None, 'toy', '1'), rank0='hang', rank1='hang')"
     )
     worker = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL)

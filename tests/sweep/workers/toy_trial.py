@@ -12,9 +12,13 @@ from optuna.trial import Trial
 from harness.core.errors import ConfigError
 from harness.core.shortage import ShortageError
 from harness.core.signals import record_signal, was_signaled
+from harness.sweep.study.pruning import Advice
 from harness.sweep.study.trial_attrs import TrialResult
 from harness.sweep.trial_runner import Reporter, TrialJob
+from harness.sweep.workers.trial_processes import TorchrunRunner
 from harness.sweep.workers.worker import run_worker
+
+COMMAND = [sys.executable, "-m", "tests.sweep.workers.toy_trial"]
 
 
 class ToyRunner:
@@ -53,6 +57,36 @@ class ToyRunner:
 
 def make_toy_runner(*_: Any) -> ToyRunner:
     return ToyRunner()
+
+
+class ToyReporter:
+    """Records what is reported, and pauses the trial at a share."""
+
+    fraction_done = 0.75
+
+    def __init__(self, pause_at: float = 1.0) -> None:
+        self.pause_at = pause_at
+        self.reported: list[tuple[float, float]] = []
+
+    def report_share(self, value: float, fraction_done: float, *, can_pause: bool = False) -> Advice:
+        self.reported.append((value, fraction_done))
+        return "pause" if can_pause and fraction_done >= self.pause_at else "continue"
+
+    def report_step(
+        self, value: float, step: int, total_steps: int | None = None, *, can_pause: bool = False
+    ) -> Advice:
+        raise NotImplementedError
+
+
+def run_toy(
+    job: TrialJob,
+    reporter: ToyReporter | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    **by_rank: str,
+) -> TrialResult:
+    job.values.update({rank.removeprefix("rank"): what for rank, what in by_rank.items()})
+    runner = TorchrunRunner(ToyRunner(), None, {}, COMMAND, 2)
+    return runner.run_trial(job, reporter or ToyReporter(), should_stop)
 
 
 if __name__ == "__main__":
