@@ -1,7 +1,7 @@
 """Run a trial in several processes, which torchrun starts by the worker's own command.
 
 The worker claims and ends the trial. Each process connects to it by a socket, gets the trial, and sends its result.
-Only the first one reports, and only it is told to stop: processes that train together tell each other. All of them exit
+Only the first one reports and gets a signal to stop: processes that train together tell each other. All of them exit
 when the worker dies, since the socket closes.
 """
 

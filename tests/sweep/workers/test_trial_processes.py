@@ -70,7 +70,7 @@ def test_processes_end_when_their_worker_is_killed(job: TrialJob) -> None:
         f"run_toy(TrialJob(3, {{}}, Path({str(job.folder)!r}), None, 'toy', '1'), rank0='hang', rank1='hang')"
     )
     worker = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL)
-    wait_for(lambda: all((job.folder / f"pid-{rank}").exists() for rank in "01"), 60)
+    wait_for(lambda: all((job.folder / f"pid-{rank}").exists() for rank in "01"), 120)
     pids = read_pids(job)
     assert all(map(is_alive, pids))
     os.kill(worker.pid, signal.SIGKILL)

@@ -19,6 +19,7 @@ SETTING_OPTIONS = (
     "config-override", "config-overrides", "hparam", "hparams", "hyperparameters", "param", "params", "parameter",
     "parameters", "P", "D", "e", "env",
 )  # fmt: skip
+TORCHRUN_MODULES = ("torch.distributed.run", "torch.distributed.launch")
 OPTION = re.compile(r"--?[^\W\d][^\s=,(){}]*")
 OPTION_WITH_VALUE = re.compile(r"(--?[^\W\d][^\s=,(){}]*=)(.*)", re.DOTALL)
 ATTACHED_VALUE = re.compile(r"(-[^\W\d])(.+)", re.DOTALL)  # -r8,16
@@ -65,7 +66,7 @@ def find_script_index(words: Sequence[str]) -> int:
     for index, word in enumerate(words):
         before = words[index - 1] if index else ""
         is_value = OPTION.fullmatch(before) and not (is_python and PYTHON_FLAG.fullmatch(before))
-        is_module = before == "-m" and re.fullmatch(r"[^\W\d][\w.]*", word)
+        is_module = before == "-m" and re.fullmatch(r"[^\W\d][\w.]*", word) and word not in TORCHRUN_MODULES
         if is_module or (SCRIPT.fullmatch(word) and not is_value):
             return index
     return 0

@@ -3,9 +3,8 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from harness.sweep.programs.command.process import SCRIPT
+from harness.sweep.programs.command.slots import SCRIPT, TORCHRUN_MODULES
 
-MODULES = ("torch.distributed.run", "torch.distributed.launch")
 PROCESS_OPTIONS = ("--nproc-per-node", "--nproc_per_node")
 MODULE_OPTIONS = ("-m", "--module", "--no-python", "--no_python")
 MEETING_OPTIONS = ("--standalone", "--nnodes", "--node", "--rdzv", "--master")
@@ -41,7 +40,7 @@ def _list_options(words: Sequence[str]) -> list[str] | None:
     options: list[str] | None = None
     for word in words:
         if options is None:
-            options = [] if Path(word).name == "torchrun" or word in MODULES else None
+            options = [] if Path(word).name == "torchrun" or word in TORCHRUN_MODULES else None
         elif SCRIPT.fullmatch(word) or word in MODULE_OPTIONS:
             break
         else:

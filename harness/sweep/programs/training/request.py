@@ -45,6 +45,7 @@ from harness.sweep.programs.training.usual_lrs import describe_unusual_lrs
 from harness.sweep.request import (
     BASIC_LAUNCHER,
     SweepRequest,
+    WorkerPlan,
     check_enqueued_points,
     check_launcher,
     check_not_torchrun,
@@ -134,7 +135,6 @@ def read_sweep_request(config: DictConfig, arguments: Sequence[str]) -> Training
     check_preflight_mode(config.preflight)
     launcher = choices.get("hydra/launcher", BASIC_LAUNCHER)
     check_launcher(launcher, config.hydra.launcher, options)
-    _check_devices(cfg, options.devices_per_trial)
     current_values = space.read_current_values(cfg)
     mlflow = _find_mlflow_node(config.get("observers"))
     return TrainingRequest(
@@ -146,7 +146,7 @@ def read_sweep_request(config: DictConfig, arguments: Sequence[str]) -> Training
         budget=plan_budget(options, spec, space, current_values, sweeper["max_failure_rate"]),
         study_name=study_name,
         folder=_choose_folder(config, output_dir, study_name),
-        workers=plan_workers(launcher, options.n_jobs, list_own_gpus(cfg), devices_per_trial=options.devices_per_trial),
+        workers=plan_own_workers(launcher, options.n_jobs, cfg, options.devices_per_trial),
         store_uri=resolve_store_uri(mlflow.get("uri")),
         is_uploaded="mlflow" in cfg.observers,
         experiment=cfg.observers.get("mlflow", {}).get("experiment", DEFAULT_EXPERIMENT),
@@ -189,14 +189,15 @@ def list_own_gpus(cfg: DictConfig) -> list[str]:
     return list_gpus()[: torch.cuda.device_count()] if cfg.device.kind in ("auto", "cuda") else []
 
 
-def _check_devices(cfg: DictConfig, n_devices: int | None) -> None:
-    """Check that the device of the configuration can be that of several processes.
+def plan_own_workers(launcher: str, n_jobs: int | None, cfg: DictConfig, devices_per_trial: int | None) -> WorkerPlan:
+    """Plan workers for runs of a configuration.
 
     Raises:
-        ConfigError: If it cannot.
+        ConfigError: If its device cannot be that of several processes, or a trial needs more GPUs than there are.
     """
-    if n_devices is not None and n_devices > 1 and select_device(cfg.device.kind) == "mps":
-        raise ConfigError(f"sweep.devices_per_trial: {n_devices}: mps runs one process only; use device=cpu")
+    if devices_per_trial is not None and devices_per_trial > 1 and select_device(cfg.device.kind) == "mps":
+        raise ConfigError(f"sweep.devices_per_trial: {devices_per_trial}: mps runs one process only; use device=cpu")
+    return plan_workers(launcher, n_jobs, list_own_gpus(cfg), devices_per_trial=devices_per_trial)
 
 
 def check_preflight_mode(mode: str) -> None:

@@ -21,8 +21,8 @@ from harness.run.dry_run import dry_run
 from harness.sweep.programs import TRAINING
 from harness.sweep.programs.training.command_line import TrainingCommandLine
 from harness.sweep.programs.training.config_space import TRIAL_DEFAULTS, ConfigSpace, rebuild_config_space
-from harness.sweep.programs.training.request import list_own_gpus
-from harness.sweep.request import BASIC_LAUNCHER, LOCAL_LAUNCHERS, plan_workers
+from harness.sweep.programs.training.request import plan_own_workers
+from harness.sweep.request import BASIC_LAUNCHER, LOCAL_LAUNCHERS
 from harness.sweep.rerun import Rerun, RerunOptions
 from harness.sweep.study.spec import StudySpec
 from harness.sweep.swept_study import SweptStudy
@@ -114,7 +114,7 @@ def _make_rerun(
     seeds = [OmegaConf.select(cfg, seed_key) for cfg in cfgs]
     return Rerun(
         program={"fixed": fixed, "baseline": space.baseline},
-        workers=plan_workers(BASIC_LAUNCHER, n_jobs, list_own_gpus(cfgs[0]), devices_per_trial=devices_per_trial),
+        workers=plan_own_workers(BASIC_LAUNCHER, n_jobs, cfgs[0], devices_per_trial),
         seed_key=seed_key,
         seed=max((seed for seed in seeds if isinstance(seed, int)), default=None),
         test_metric=TEST_METRIC if has_test else None,
