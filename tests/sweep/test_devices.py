@@ -26,12 +26,12 @@ from tests.sweep.test_pausing_training import PAUSING
 from tests.sweep.test_sweeper import is_alive, load_study, start_sweep, wait_for
 from tests.sweep.tiny_sweeps import make_worker_spec, read_tiny_request, start_study, study_folder
 
-ON_TWO = [*PAUSING, "model.dropout=0.0", "pruner.rungs=[0.3]", "sweep.devices_per_trial=2"]
+ON_TWO = [*PAUSING, "model.dropout=0.0", "sweep.devices_per_trial=2"]
 LONG = [*ON_TWO, "loop.max_steps=600", "pruner=none", "sweep.n_trials=2"]
 
 
 def test_a_trial_pauses_and_continues_on_two_devices_as_on_one(places: list[str], tmp_path: Path) -> None:
-    sweep = [*ON_TWO, *places, "sweep.runs=2"]
+    sweep = [*ON_TWO, *places, "pruner.rungs=[0.3]", "sweep.runs=2"]
     request, queue = read_tiny_request(*sweep), start_study(*sweep)
     run_trials(make_worker_spec(request), make_trial_runner, lambda: False)
     trials = queue.study.trials
