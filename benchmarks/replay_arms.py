@@ -17,6 +17,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from benchmarks.landscapes import Landscape, Ledger
+from harness.sweep.optuna_internals import get_enqueued_params
 from harness.sweep.space.search_space import SearchSpace
 from harness.sweep.study.budget import Budget
 from harness.sweep.study.components import read_pruner_node, read_sampler_node
@@ -44,6 +45,9 @@ class RecordedSampler(BaseSampler):
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         self._sampler.before_trial(study, trial)
+        if (fixed := get_enqueued_params(trial)) and not has_checkpoint(trial):  # Optuna asks for no other values
+            point = np.array([fixed[name] for name in self.space])
+            self.used.append(self._landscape.find_nearest(point, set(self.used)))
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Choose the whole configuration here, since it has to be replaced as a whole."""
@@ -99,8 +103,19 @@ def run_with_pruner(
             study.tell(trial, loss)
 
 
-def run_queue(ledger: Ledger, seed: int, is_over: IsOver, *, sampler: str, pruner: Mapping[str, Any]) -> None:
-    """Run trials as the workers of our sweep do: with its queue, sampler, pruner, promotions and budget."""
+def run_queue(
+    ledger: Ledger,
+    seed: int,
+    is_over: IsOver,
+    *,
+    sampler: str,
+    pruner: Mapping[str, Any],
+    enqueue: Callable[[Study, SearchSpace], None] = lambda study, space: None,
+) -> None:
+    """Run trials as the workers of our sweep do: with its queue, sampler, pruner, promotions and budget.
+
+    `enqueue` may queue trials that run first.
+    """
     ranges = {f"x{column}": FloatDistribution(0.0, 1.0) for column in range(ledger.landscape.points.shape[1])}
     space = SearchSpace(ranges, {}, {})
     spec = StudySpec(
@@ -111,6 +126,7 @@ def run_queue(ledger: Ledger, seed: int, is_over: IsOver, *, sampler: str, prune
     recorded = RecordedSampler(spec.make_sampler(), ledger.landscape)
     study = optuna.create_study(study_name=f"replay-{seed}", sampler=recorded, pruner=spec.make_pruner())
     study.set_user_attr(STUDY_SPEC, asdict(spec))
+    enqueue(study, space)
     with tempfile.TemporaryDirectory() as folder:
         queue = TrialQueue(study, space, Path(folder))
         queue.set_budget(Budget(n_trials=len(ledger.landscape.points), runs=N_STOCK_RUNS))

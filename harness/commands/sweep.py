@@ -88,6 +88,7 @@ def parse_sweep_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace,
     add("--pruner", default="halving", metavar="NAME", help="halving (default), median, hyperband, none, ...")
     add("--seed", type=int, default=0, metavar="N", help="seed of the sampler")
     add("--baseline", default="", metavar="'KEY=VALUE ...'", help="values of searched options in trial 0")
+    add("--warm-start", metavar="STUDY", help="an earlier study, whose best values half of the first proposals take")
     add("--no-baseline", action="store_true", help="leave out trial 0")
     add("--one-value", action="append", default=[], metavar="NAME", help="an option whose list is one value")
     add("--env", action="append", default=[], metavar="NAME=VALUE", help="set a variable of the program, or search it")
@@ -188,6 +189,7 @@ def _read_command_sweep(args: argparse.Namespace, words: list[str], arguments: S
             patience=args.patience,
             max_failures=DEFAULT_MAX_FAILURES if args.max_failures is None else args.max_failures,
             baseline=not args.no_baseline,
+            warm_start=args.warm_start,
             dry_run=args.dry_run,
         )
     except ValueError as error:

@@ -89,11 +89,20 @@ def read_range_tests(output_dir: Path) -> Iterator[RangeTest]:
     """
     for path in sorted((output_dir / RANGE_TEST_FOLDER).glob(f"*/{RANGE_TEST_FILE}"), reverse=True):
         try:
-            content = read_json(path)
-            band = _read_band(content["band"])
-            yield RangeTest(path.parent, select_relevant_params(content["params"]), band, str(content["reason"]))
+            yield read_range_test(path)
         except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
             print(f"warning: a range test is skipped: {path}: {error}", file=sys.stderr)
+
+
+def read_range_test(path: Path) -> RangeTest:
+    """Return the range test in a file.
+
+    Raises:
+        ValueError, OSError, KeyError, TypeError, AttributeError: If it cannot be read, or is none.
+    """
+    content = read_json(path)
+    band = _read_band(content["band"])
+    return RangeTest(path.parent, select_relevant_params(content["params"]), band, str(content["reason"]))
 
 
 def _read_band(fields: Mapping[str, Any] | None) -> LRBand | None:

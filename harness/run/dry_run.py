@@ -1,6 +1,7 @@
 """Build a run without starting it, to learn its settings in effect, its length and what a step takes."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import median
 
@@ -22,19 +23,24 @@ from harness.training.policies import Stop
 class DryRun:
     """Settings in effect and size of a run that was built but not started.
 
-    `tokens` are those of all steps. `evals` does not count the evaluation before training. `digest` identifies the
-    dataset. `checkpoint_bytes` is estimated. Seconds are None unless measured. `notices` are about the schedule.
+    `tokens` are those of all steps. `evals` does not count the evaluation before training. `dataset` are the digests of
+    what it reads. `checkpoint_bytes` is estimated. Seconds are None unless measured. `notices` are about the schedule.
     """
 
     effective: EffectiveSettings
     total_steps: int
     evals: int
     tokens: int
-    digest: str
+    dataset: Mapping[str, str]
     checkpoint_bytes: int
     seconds_per_step: float | None
     seconds_per_eval: float | None
     notices: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """Identify the dataset."""
+        return self.dataset["digest"]
 
 
 def dry_run(cfg: DictConfig, timed_steps: int = 0) -> DryRun:
@@ -56,7 +62,7 @@ def dry_run(cfg: DictConfig, timed_steps: int = 0) -> DryRun:
         total_steps=steps,
         evals=sum(step > plan.first_step for step in plan.eval_steps),
         tokens=steps * round(plan.batch_size * task.tokens_per_example),
-        digest=task.dataset["digest"],
+        dataset=task.dataset,
         checkpoint_bytes=estimate_checkpoint_bytes(parts.state),
         seconds_per_step=seconds_per_step,
         seconds_per_eval=seconds_per_eval,

@@ -22,7 +22,8 @@ class SweepOptions:
 
     `n_trials` is None for DEFAULT_N_TRIALS, for all points of a grid, or for any number within `runs` or `max_tokens`.
     `runs` is a sum of shares of a run, over all trials. Checkpoints of paused trials take at most `max_disk` bytes,
-    which may be written as 20GB. A trial has one device, if any, unless `devices_per_trial` says otherwise.
+    which may be written as 20GB. `warm_start` names an earlier study, or a range test, whose values half of the first
+    proposals take. A trial has one device, if any, unless `devices_per_trial` says otherwise.
     """
 
     n_trials: int | None = None
@@ -40,6 +41,7 @@ class SweepOptions:
     max_disk: Any = None
     baseline: bool = True
     enqueue: list[Any] = field(default_factory=list)
+    warm_start: str | None = None
     conditional: dict[str, Any] = field(default_factory=dict)
     dry_run: bool = False
 
@@ -62,6 +64,8 @@ class SweepOptions:
             raise ValueError(f"study: {self.study!r} must be at most {MAX_STUDY_NAME} characters")
         if not self.objectives or len(set(self.objectives)) < len(self.objectives):
             raise ValueError(f"objectives: {self.objectives} must be distinct names")
+        if self.warm_start is not None and not (self.warm_start.strip() and self.warm_start.isprintable()):
+            raise ValueError(f"warm_start: {self.warm_start!r} must name a study, or be lr_range")
         for point in self.enqueue:
             if not isinstance(point, dict):
                 raise ValueError(f"enqueue: {point!r} must map searched keys to values, such as {{optimizer.lr: 0.01}}")

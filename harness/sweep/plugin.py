@@ -43,6 +43,7 @@ class StudySweeperConf(OptunaSweeperConf):
     max_disk: Any = None
     baseline: Any = None
     enqueue: Any = None
+    warm_start: Any = None
     conditional: Any = None
     dry_run: Any = None
     mlflow: Any = None

@@ -63,7 +63,8 @@ class SweepRequest:
     known. `n_points` is the number of points of a finite search space. `command` is the user's, `description` holds
     more settings of the sweep, and `notices` are messages about what is searched, all for people. The remedies are for
     a study without any result, for one without time, and for one without budget, if its limit is not one of the
-    options; `has_best` says that trials compete.
+    options; `has_best` says that trials compete. `range_test` is the file of that of the current configuration, if it
+    is known.
     """
 
     options: SweepOptions
@@ -85,12 +86,18 @@ class SweepRequest:
     notices: tuple[str, ...]
     new_study_remedy: str = field(default="fix the cause and choose another sweep.study", kw_only=True)
     has_best: bool = field(default=True, kw_only=True)
+    range_test: Path | None = field(default=None, kw_only=True)
     more_time_remedy: str = field(default="raise sweep.max_seconds", kw_only=True)
     more_runs_remedy: str = field(default="", kw_only=True)
 
     def hide_program_secrets(self) -> Mapping[str, Any]:
         """Return `program` with *** for its secrets, for a file."""
         return cast(Mapping[str, Any], hide_nested_secrets(self.program))
+
+    @property
+    def has_baseline(self) -> bool:
+        """Return whether trial 0 is the current configuration, which a grid leaves out."""
+        return self.options.baseline and not self.spec.is_grid
 
     def describe_size(self) -> str:
         """Return the study, its budget, its workers and its folder in one line."""

@@ -20,7 +20,7 @@ from harness.sweep.request import SweepRequest
 from harness.sweep.results.formatting import format_sweep_params
 from harness.sweep.results.summary import describe_total_failure, summarize_trials
 from harness.sweep.results.table import ProgressTable
-from harness.sweep.study.trial_attrs import SWEEP_ID
+from harness.sweep.study.trial_attrs import SWEEP_ID, WARM_START
 from harness.sweep.study.trial_queue import TrialQueue
 from harness.sweep.workers.monitor import SweepMonitor, handle_stop_signals, try_exclusive_lock
 from harness.sweep.workers.worker import WorkerSpec
@@ -197,6 +197,7 @@ def _write_description(request: SweepRequest, queue: TrialQueue) -> None:
         "n_trials": request.budget.n_trials,
         "runs": request.budget.runs,
         "max_tokens": request.budget.max_tokens,
+        "warm_start": queue.study.user_attrs.get(WARM_START, {}).get("source"),
         "workers": {
             "launcher": workers.launcher,
             "n_jobs": workers.n_jobs,

@@ -52,7 +52,7 @@ def describe_request(numbers: StudyNumbers) -> ReportSection:
         ("Sampler: ", Code(_name_component(settings, "sampler")), ". Pruner: ",
          Code(_name_component(settings, "pruner")), "."),
     ]  # fmt: skip
-    budget += _describe_pauses(numbers)
+    budget += [*_describe_pauses(numbers), *_describe_warm_start(numbers)]
     started = [trial.started_at for trial in summary.trials if trial.started_at]
     if started:
         budget.append(("Started: ", Name(_format_date(min(started))), "."))
@@ -82,6 +82,16 @@ def _describe_pauses(numbers: StudyNumbers) -> list[Text]:
     if spans:
         items.append(("Paused, to be continued if the budget is raised: ", *join_spans(spans), "."))
     return items
+
+
+def _describe_warm_start(numbers: StudyNumbers) -> list[Text]:
+    """Return how many trials began with values of an earlier study or a range test; nothing without a warm start."""
+    trials = [trial for trial in numbers.source.summary.trials if trial.prior]
+    if not trials:
+        return []
+    count = numbers.read_study("study.prior", len(trials), "trials with values of the warm start")
+    source = Name(str(trials[0].prior["source"]))
+    return [("Warm start: ", count, " of the first trials took values of ", source, ".")]
 
 
 def describe_measure(numbers: StudyNumbers) -> list[Text]:

@@ -12,7 +12,7 @@ from harness.sweep.results.formatting import (
     format_param,
     format_status_counts,
 )
-from harness.sweep.results.summary import MEASURED, SweepSummary, TrialSummary, count_paused
+from harness.sweep.results.summary import MEASURED, SweepSummary, TrialSummary, count_paused, find_best_trials
 from harness.sweep.study.budget import group_by_reason
 from harness.sweep.trial_runner import CommandLine
 
@@ -48,6 +48,7 @@ def _result_lines(summary: SweepSummary, command_line: CommandLine, study: str) 
         yield fit_record(f"{head}: trial {trial.number} · {format_objectives(labels, trial.values)}")
         yield f"  {command}"
     yield from map(fit_record, _baseline_lines(summary, command_line.baseline_name))
+    yield from map(fit_record, _prior_lines(summary))
     if over_seeds := list(_seed_lines(summary)):
         yield from over_seeds
     elif summary.best_trials:
@@ -123,6 +124,18 @@ def _baseline_lines(summary: SweepSummary, name: str) -> Iterator[str]:
     else:
         side = "lower" if best.values[0] < baseline.values[0] else "higher"
         yield f"{head}: the best is {format_number(abs(baseline.values[0] - best.values[0]))} {side}"
+
+
+def _prior_lines(summary: SweepSummary) -> Iterator[str]:
+    """Yield which trials a warm start has given values, and what the best of them reached."""
+    trials = [trial for trial in summary.trials if trial.prior]
+    if not trials:
+        return
+    numbers = f"trial{'s' * (len(trials) > 1)} {', '.join(str(trial.number) for trial in trials)}"
+    head = f"warm start from {trials[0].prior['source']}: {numbers}"
+    best = next(iter(find_best_trials(trials)), None)
+    labels = [objective_label(name) for name in summary.objectives]
+    yield f"{head}; best of them: trial {best.number} · {format_objectives(labels, best.values)}" if best else head
 
 
 def _advice_lines(summary: SweepSummary, command_line: CommandLine) -> Iterator[str]:

@@ -93,6 +93,7 @@ def _trial_to_json(trial: TrialSummary) -> dict[str, Any]:
         "promotions": [{"start": one.start, "target": one.target, "reason": one.reason} for one in trial.promotions],
         "seconds": trial.seconds,
         "is_baseline": trial.is_baseline,
+        "prior": dict(trial.prior) or None,
         "retry_of": trial.retry_of,
         "folder": trial.folder,
     }

@@ -17,6 +17,7 @@ from harness.sweep.study.promotion import Promotion
 from harness.sweep.study.rungs import FULL_RUN
 from harness.sweep.study.trial_attrs import (
     BASELINE,
+    PRIOR,
     PROMOTIONS,
     RETRY_OF,
     SEED_RUN,
@@ -47,7 +48,8 @@ class TrialSummary:
     `costs` are these values, negated where the study maximizes, so that lower is better.
     `percent_done` is the share of the run in percent, at the last reported value, and `share_done` is the share that
     its result says, from 0 to 1. A running trial runs to the rung `target`. `seconds` and `tokens` are those of the
-    parts of its run that have ended, and instants are in seconds since the epoch.
+    parts of its run that have ended, and instants are in seconds since the epoch. `prior` is where the values come from
+    that a warm start gave it, empty for other trials.
     """
 
     number: int
@@ -64,6 +66,7 @@ class TrialSummary:
     reason: str
     retry_of: int | None
     is_baseline: bool
+    prior: Mapping[str, Any]
     best_step: int | None
     folder: str
     started_at: float | None
@@ -256,6 +259,7 @@ def _summarize_trial(trial: FrozenTrial, signs: Sequence[int]) -> TrialSummary:
         reason="by another program" if status == "added" else reason,
         retry_of=attrs.get(RETRY_OF),
         is_baseline=BASELINE in attrs,
+        prior=_read_prior(trial),
         best_step=result.get("best_step"),
         folder=result.get("folder", ""),
         started_at=trial.datetime_start.timestamp() if trial.datetime_start else None,
@@ -268,6 +272,11 @@ def _read_promotions(trial: FrozenTrial) -> tuple[Promotion, ...]:
     decisions = [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
     own = [one for one in decisions if one.keys() == {"start", "target", "reason"}]
     return tuple(Promotion(number=trial.number, **one) for one in own)
+
+
+def _read_prior(trial: FrozenTrial) -> Mapping[str, Any]:
+    found = trial.user_attrs.get(PRIOR)
+    return found if isinstance(found, dict) and {"trial", "lr_band"} & found.keys() and "source" in found else {}
 
 
 def _trial_status(trial: FrozenTrial, recorded: str | None) -> Status:

@@ -36,6 +36,8 @@ STATUS_STYLES = {
     "interrupted": "magenta",
 }
 PROMOTED = "↑"
+PRIOR_MARK = "prior"
+"""Marks a trial that a warm start has given values."""
 PLAIN_INTERVAL_S = 30.0
 """Time without a line after which the progress is printed, if the output is not a terminal."""
 GAP, PARAM_INDENT = "  ", " " * 7  # between columns; of parameters below a trial, if columns do not fit
@@ -199,6 +201,7 @@ class ProgressTable:
                 continue
             state = f"paused at {trial.percent_done} %" if trial.status == "paused" else trial.status
             status = f"{state} ({trial.reason})" if trial.reason and trial.status != "paused" else state
+            status += f", {PRIOR_MARK}" * bool(trial.prior)
             values = format_objectives(self._labels, trial.values) + " (best so far)" * (trial.number in best)
             parts = [f"trial {trial.number}", status, values, *format_params(trial, labels), _format_time(trial)]
             self._print_line(" · ".join(filter(None, parts)))
@@ -290,7 +293,8 @@ def _status_cell(trial: TrialSummary) -> Text:
     elif not trial.is_over and trial.percent_done:
         text = f"{trial.status} {trial.percent_done} %"
     style = "cyan" if trial.status == "running" else STATUS_STYLES.get(trial.status, "bright_black")
-    return Text(f"{text} {PROMOTED * len(trial.promotions)}".rstrip(), style=style)
+    marks = [PROMOTED * len(trial.promotions), PRIOR_MARK * bool(trial.prior)]
+    return Text(" ".join(filter(None, [text, *marks])), style=style)
 
 
 def _format_time(trial: TrialSummary) -> str:

@@ -1,6 +1,6 @@
 """A sampler that proposes no point of a finite search space twice."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,9 @@ Identity = frozenset[tuple[str, Any]]
 class DistinctSampler(BaseSampler):
     """Wrapper of a sampler that replaces a proposal that was already run by a random point that was not.
 
-    The replacement depends only on the seed and the trial's position in the study. As long as nothing is replaced, the
-    proposals are those of the wrapped sampler.
+    Values that a trial was enqueued with stay, so a trial that was enqueued with all of them, such as a retry, is never
+    replaced. The replacement depends only on the seed and the trial's position in the study. As long as nothing is
+    replaced, the proposals are those of the wrapped sampler.
     """
 
     def __init__(self, sampler: BaseSampler, space: SearchSpace, seed: int) -> None:
@@ -38,11 +39,13 @@ class DistinctSampler(BaseSampler):
         """Choose the whole point here, so that it is compared before Optuna stores any of its values."""
         self._point = None
         search_space = self._sampler.infer_relative_search_space(study, trial)
-        if get_enqueued_params(trial) or FIXED_VALUES in trial.user_attrs or has_checkpoint(trial):
+        if FIXED_VALUES in trial.user_attrs or has_checkpoint(trial):
             return search_space
-        relative = self._sampler.sample_relative(study, trial, search_space)
+        relative, enqueued = self._sampler.sample_relative(study, trial, search_space), get_enqueued_params(trial)
 
         def propose(name: str, dist: Range) -> Any:
+            if name in enqueued:
+                return enqueued[name]
             is_relative = name in relative and is_in_distribution(dist, relative[name])
             return relative[name] if is_relative else self._sampler.sample_independent(study, trial, name, dist)
 
@@ -51,7 +54,7 @@ class DistinctSampler(BaseSampler):
         tried = find_tried_points(other for other in trials if other.number != trial.number)
         if self._point.identity in tried:
             rng = np.random.default_rng([self._seed, trial_position(trials, trial.number)])
-            self._point = self._choose_untried(tried, rng) or self._point
+            self._point = self._choose_untried(tried, enqueued, rng) or self._point
         return self._point.distributions
 
     def sample_relative(
@@ -69,13 +72,25 @@ class DistinctSampler(BaseSampler):
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
         self._sampler.after_trial(study, trial, state, values)
 
-    def _choose_untried(self, tried: set[Identity], rng: np.random.Generator) -> "_Point | None":
-        """Return a random point that was not tried, None if there is none."""
+    def _choose_untried(
+        self, tried: set[Identity], enqueued: Mapping[str, Any], rng: np.random.Generator
+    ) -> "_Point | None":
+        """Return a random point with the enqueued values that was not tried, None if there is none."""
+
+        def draw(name: str, dist: Range) -> Any:
+            return enqueued[name] if name in enqueued else draw_value(dist, rng)
+
         if (self._space.count_points() or 0) > MAX_GRID_POINTS:
-            draws = (_Point(self._space, lambda _, dist: draw_value(dist, rng)) for _ in range(MAX_DRAWS))
+            draws = (_Point(self._space, draw) for _ in range(MAX_DRAWS))
             return next((point for point in draws if point.identity not in tried), None)
         points = [self._space.to_trial_params(values) for values in self._space.iterate_points()]
-        untried = [params for params in points if identify_point(params) not in tried]
+        kept = identify_point(dict(enqueued))
+        identities = [identify_point(params) for params in points]
+        untried = [
+            params
+            for params, identity in zip(points, identities, strict=True)
+            if kept <= identity and identity not in tried
+        ]
         if not untried:
             return None
         params = untried[rng.integers(len(untried))]

@@ -20,27 +20,31 @@ from harness.sweep.study.storage import (
 )
 
 
-def open_recorded_study(folder: Path, name: str, url: str | None) -> Study:
+def open_recorded_study(
+    folder: Path, name: str, url: str | None, *, key: str = "STUDY", storage_option: str = "--storage URL"
+) -> Study:
     """Open the study `name` in the database at `url`, or in the journal of the sweep's folder.
+
+    Messages begin with `key`, and name the option for the address of a database.
 
     Raises:
         ConfigError: If there is no such study, or its storage cannot be read.
     """
     file = journal_path(folder) if url is None else _find_database_file(url)
     if file is not None and not os.path.lexists(file):  # opening would create it
-        raise ConfigError(f"STUDY: {folder}: {file} is missing; restore it")
+        raise ConfigError(f"{key}: {folder}: {file} is missing; restore it")
     silence_optuna()
     where = hide_credentials(url) if url else journal_path(folder)
-    remedy = "if its address has a user or a password, give it with --storage URL" if file is None else "restore it"
+    remedy = f"if its address has a user or a password, give it with {storage_option}" if file is None else "restore it"
     try:
         storage = open_storage(url, folder)
         if name not in optuna.get_all_study_names(storage):
-            raise ConfigError(f"STUDY: {folder}: {where} has no study {name}; name its storage with --storage URL")
+            raise ConfigError(f"{key}: {folder}: {where} has no study {name}; name its storage with {storage_option}")
         return optuna.load_study(study_name=name, storage=storage)
     except StorageOpenError as error:
-        raise ConfigError(f"STUDY: {folder}: {error.problem}; {remedy}") from error
+        raise ConfigError(f"{key}: {folder}: {error.problem}; {remedy}") from error
     except STORAGE_ERRORS as error:
-        raise ConfigError(f"STUDY: {folder}: {where} cannot be read ({error}); {remedy}") from error
+        raise ConfigError(f"{key}: {folder}: {where} cannot be read ({error}); {remedy}") from error
 
 
 def _find_database_file(url: str) -> Path | None:

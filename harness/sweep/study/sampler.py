@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 from optuna.distributions import BaseDistribution, FloatDistribution
@@ -13,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from harness.sweep.optuna_internals import get_all_trials, hide_trials
 from harness.sweep.study.trial_attrs import (
     FIXED_VALUES,
+    WARM_START,
     has_checkpoint,
     has_params_in_range,
     is_own_trial,
@@ -24,8 +26,8 @@ class ReproducibleSampler(BaseSampler):
     """Sampler that is rebuilt for every trial, from the seed and the trial's position in the study.
 
     Optuna's samplers hold a random generator, which is lost when a process ends. Seeding it again would repeat the
-    first proposals. Trials that it could not use are hidden from it. Numbers are rounded to `digits`, unless it is
-    None.
+    first proposals. The source of a warm start is a part of the seed, so that proposals do not repeat those of the
+    earlier study. Trials that it could not use are hidden from it. Numbers are rounded to `digits`, unless it is None.
     """
 
     def __init__(self, make_sampler: Callable[[int], BaseSampler], seed: int, digits: int | None = None) -> None:
@@ -38,7 +40,9 @@ class ReproducibleSampler(BaseSampler):
             return
         trials = get_all_trials(study)
         position, self._hidden = trial_position(trials, trial.number), find_unusable_trials(trials)
-        self._sampler = self._make_sampler(int(np.random.SeedSequence([self._seed, position]).generate_state(1)[0]))
+        began = study.user_attrs.get(WARM_START)
+        entropy = [self._seed, position, *([crc32(str(began["source"]).encode())] if began else [])]
+        self._sampler = self._make_sampler(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
         self._sampler.before_trial(hide_trials(study, self._hidden), trial)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:

@@ -15,20 +15,25 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from harness.core.credentials import hide_credentials, hide_credentials_in_text
 from harness.core.errors import ConfigError
+from harness.core.terminal import print_fitted
 from harness.sweep.request import SweepRequest
 from harness.sweep.space.search_space import baseline_values
+from harness.sweep.study.prior import enqueue_pairs
 from harness.sweep.study.spec import StudySpec
 from harness.sweep.study.storage import journal_path, open_storage
 from harness.sweep.study.trial_attrs import (
     BASELINE,
     FIXED_VALUES,
+    PRIOR,
     RETRY_OF,
     STUDY_SPEC,
     SWEEP_ID,
+    WARM_START,
     has_result,
     read_trial_result,
 )
 from harness.sweep.study.trial_queue import TrialQueue
+from harness.sweep.study.warm_start import Prior, read_prior
 
 UNUSABLE_PATH = (errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS)
 
@@ -48,14 +53,17 @@ def check_existing_study(request: SweepRequest) -> bool:
         ConfigError: If the storage cannot be read, or the study searches something else or is not ours.
     """
     if request.options.storage is None and not os.path.lexists(journal_path(request.folder)):
-        _check_no_trial_folders(request)
+        _check_new_study(request)
         return False
     with _explain_damage(request):
         storage = open_storage(request.options.storage, request.folder)
         if request.study_name not in optuna.get_all_study_names(storage):
-            _check_no_trial_folders(request)
+            _check_new_study(request)
             return False
-        _check_study(request, optuna.load_study(study_name=request.study_name, storage=storage))
+        study = optuna.load_study(study_name=request.study_name, storage=storage)
+        _check_study(request, study)
+        if STUDY_SPEC not in study.user_attrs:  # its setup was cut off
+            _read_prior(request)
     return True
 
 
@@ -84,8 +92,9 @@ def _open_study(request: SweepRequest) -> TrialQueue:
     with queue.hold_lock():
         _check_study(request, study)
         if STUDY_SPEC not in study.user_attrs:
+            prior = _read_prior(request)
             study.set_user_attr(SWEEP_ID, uuid.uuid4().hex)
-            _enqueue_initial_trials(request, study)
+            _enqueue_initial_trials(request, study, prior)
         for trial in _list_mendable_trials(study):
             queue.requeue_trial(trial)
         study.set_user_attr(STUDY_SPEC, asdict(request.spec))  # last: until then setup may have been cut off
@@ -108,6 +117,15 @@ def _explain_damage(request: SweepRequest) -> Iterator[None]:
         raise ConfigError(
             f"sweep.storage: {hide_credentials(url)}: {reason}; restore a copy, or use another storage"
         ) from error
+
+
+def _check_new_study(request: SweepRequest) -> None:
+    _check_no_trial_folders(request)
+    _read_prior(request)
+
+
+def _read_prior(request: SweepRequest) -> Prior | None:
+    return None if request.options.warm_start is None else read_prior(request)
 
 
 def _check_no_trial_folders(request: SweepRequest) -> None:
@@ -144,6 +162,8 @@ def _check_study(request: SweepRequest, study: optuna.Study) -> None:
             f"sweep.study: {request.study_name}: its settings are not as this version stores them "
             f"({type(error).__name__}: {error}); start a new study with sweep.study=NAME"
         ) from error
+    if old:
+        _check_warm_start(request, study)
     if changes:
         raise StudyChangedError(
             changes,
@@ -151,6 +171,18 @@ def _check_study(request: SweepRequest, study: optuna.Study) -> None:
             + "\n".join(changes)
             + "\nstart a new study with sweep.study=NAME",
         )
+
+
+def _check_warm_start(request: SweepRequest, study: optuna.Study) -> None:
+    """Check that a study that exists began with the warm start that the user asks for; later it has no effect."""
+    began = study.user_attrs.get(WARM_START) or {}
+    if request.options.warm_start is None or hide_credentials(request.options.warm_start) == began.get("given"):
+        return
+    how = f"began with sweep.warm_start={began['given']}" if began else "began without it"
+    raise ConfigError(
+        f"sweep.warm_start: {hide_credentials(request.options.warm_start)}: study {request.study_name} {how}; leave it "
+        "out, or start a new study with sweep.study=NAME"
+    )
 
 
 def _list_mendable_trials(study: optuna.Study) -> list[FrozenTrial]:
@@ -182,15 +214,14 @@ def _describe_foreign_origin(request: SweepRequest, study: optuna.Study) -> str:
     return ""
 
 
-def _enqueue_initial_trials(request: SweepRequest, study: optuna.Study) -> None:
-    """Enqueue the current config, which a grid leaves out, and the points of `sweep.enqueue`.
+def _enqueue_initial_trials(request: SweepRequest, study: optuna.Study, prior: Prior | None) -> None:
+    """Enqueue the current config, the points of `sweep.enqueue`, and the first proposals of a warm start.
 
     Trials that a killed process already enqueued are kept.
     """
     space = request.space
     points = [space.to_trial_params(point) for point in request.options.enqueue]  # raises before any is enqueued
-    has_baseline = request.options.baseline and not request.spec.is_grid
-    if has_baseline and not any(BASELINE in trial.user_attrs for trial in study.trials):
+    if request.has_baseline and not any(BASELINE in trial.user_attrs for trial in study.trials):
         values, out_of_range = baseline_values(space, request.current_values)
         if out_of_range:
             print(_describe_outside_baseline(out_of_range, request.current_values))
@@ -199,6 +230,12 @@ def _enqueue_initial_trials(request: SweepRequest, study: optuna.Study) -> None:
             study.enqueue_trial(space.to_trial_params(values), user_attrs={BASELINE: True})
     for point in points:
         study.enqueue_trial(point, skip_if_exists=True)
+    if prior is not None:
+        given = hide_credentials(str(request.options.warm_start))
+        study.set_user_attr(WARM_START, {"given": given, "source": prior.source})
+        enqueue_pairs(study, space, prior.points, prior.source)
+        numbers = [trial.number for trial in study.get_trials(deepcopy=False) if trial.user_attrs.get(PRIOR)]
+        print_fitted(prior.describe(numbers, space.searched_keys))
 
 
 def _describe_outside_baseline(out_of_range: Sequence[str], current_values: Mapping[str, Any]) -> str:

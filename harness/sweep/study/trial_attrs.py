@@ -19,6 +19,7 @@ STUDY_SPEC = "study_spec"  # what makes its trials comparable
 BUDGET = "budget"
 STOP_REQUESTED = "stop_requested"
 SWEEP_ID = "sweep_id"  # identifies the MLflow parent run
+WARM_START = "warm_start"  # {"given": the option, "source": the study or file}, if it began with an earlier study
 
 # Of a trial.
 WORKER = "worker"  # host, pid and start time of the process that runs it
@@ -32,11 +33,14 @@ FIXED_VALUES = (
 SEED_RUN = "seed_run"  # {"config": name, "seed": number} of a configuration that is run with several seeds
 LAST_STEP = "last_step"  # of a completed trial whose program reports steps
 TARGET = "target"  # the rung, in percent of a run, to which the trial runs before it is paused, or 100
+PRIOR = "prior_origin"
+"""Origin of the values of one of the first trials of a study with a warm start: {"source": name, "trial": number}
+of the earlier trial, or {"source": path, "lr_band": [low, high]}; empty if the sampler proposes it."""
 PROMOTIONS = "promotions"  # each time it was continued for its rank: {"start": rung, "target": rung, "reason": why}
 OWN_TRIAL_ATTRS = frozenset(
-    {WORKER, RESULT, RETRY_OF, RETRIES, BASELINE, FIXED_VALUES, SEED_RUN, LAST_STEP, TARGET, PROMOTIONS}
+    {WORKER, RESULT, RETRY_OF, RETRIES, BASELINE, FIXED_VALUES, SEED_RUN, LAST_STEP, TARGET, PROMOTIONS, PRIOR}
 )
-REPEATED_ATTRS = (BASELINE, FIXED_VALUES, SEED_RUN)  # of a trial, which its retries have too
+REPEATED_ATTRS = (BASELINE, FIXED_VALUES, SEED_RUN, PRIOR)  # of a trial, which its retries have too
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from harness.sweep.study.budget import Budget, fits_in_share
 from harness.sweep.study.pausing import PausingPruner
 from harness.sweep.study.promotion import Phase, Promotion, choose_promotion
 from harness.sweep.study.rungs import FULL_RUN
-from harness.sweep.study.trial_attrs import BASELINE, TARGET, is_cut_off, is_paused
+from harness.sweep.study.trial_attrs import BASELINE, RETRY_OF, TARGET, is_cut_off, is_paused
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ def choose_work(
 ) -> Work | None:
     """Return what to do next, None if nothing is left to do within the budget.
 
-    Interrupted trials are continued first, then queued ones are started, then the promotion that the ranks allow is
-    made; if there is none, a new trial is started. When no new trial may start, or less than a whole run is left of the
-    budget, the best paused trials are completed.
+    Interrupted trials are continued first, then queued ones are started, a retry in the place of the trial that it
+    repeats. Then the promotion that the ranks allow is made; if there is none, a new trial is started. When no new
+    trial may start, or less than a whole run is left of the budget, the best paused trials are completed.
 
     Args:
         sign: -1 if the study maximizes, else 1.
@@ -41,7 +41,7 @@ def choose_work(
     """
     share_left = budget.find_share_left(trials)
     waiting = [trial for trial in trials if trial.state == TrialState.WAITING and not is_paused(trial)]
-    for trial in sorted(waiting, key=lambda trial: not is_cut_off(trial)):
+    for trial in sorted(waiting, key=_queue_order):
         target = _get_target(trial, pruner)
         is_here = not is_cut_off(trial) or can_continue(trial)
         if is_here and fits_in_share(trial, target, share_left):
@@ -59,6 +59,10 @@ def choose_work(
         if promotion is not None:
             return Work(promotion.target, trials[promotion.number], promotion)
     return Work(_first_target(pruner)) if may_start else None
+
+
+def _queue_order(trial: FrozenTrial) -> tuple[bool, int]:
+    return not is_cut_off(trial), trial.user_attrs.get(RETRY_OF, trial.number)
 
 
 def _get_target(trial: FrozenTrial, pruner: BasePruner) -> int:

@@ -6,6 +6,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -88,14 +89,16 @@ def _add_trial(study: optuna.Study, folder: Path, number: int, status: str, valu
         study.tell(trial, state=optuna.trial.TrialState[state])
 
 
-def add_paused_trials(folder: Path, rungs: Sequence[int], runs: float) -> None:
-    """Add trials of a sweep with a budget in runs, paused at these rungs, in percent."""
+def add_paused_trials(
+    folder: Path, rungs: Sequence[int], runs: float, attrs: Mapping[str, Any] = MappingProxyType({})
+) -> None:
+    """Add trials of a sweep with a budget in runs, paused at these rungs, in percent, with user attributes."""
     settings = yaml.safe_load((folder / "sweep.yaml").read_text())
     (folder / "sweep.yaml").write_text(yaml.safe_dump({**settings, "runs": runs}))
     study = optuna.load_study(study_name=folder.name, storage=open_storage(None, folder))
     objective = study.user_attrs[STUDY_SPEC]["objectives"][0]
     for rung in rungs:
-        trial = start_new_trial(study, {})
+        trial = start_new_trial(study, attrs)
         params = {"lr": trial.suggest_float("lr", 1e-4, 1e-1, log=True)}
         write_trial(folder / str(trial.number), [9.0, 9.0 - rung / 100], "paused", objective=objective,
                     searched=params, params={})  # fmt: skip

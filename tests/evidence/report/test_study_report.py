@@ -23,6 +23,7 @@ from harness.evidence.report.study_sections import shorten_log_range
 from harness.evidence.report.study_source import load_study_source
 from harness.record.metrics_file import write_json
 from harness.sweep.programs.command.template import read_command
+from harness.sweep.study.trial_attrs import PRIOR
 from tests.evidence.report.study_folders import (
     add_confirmation,
     add_paused_trials,
@@ -274,6 +275,14 @@ def test_paused_trials_are_measured_and_counted_by_rung(tmp_path: Path) -> None:
     roles = [line.role for line in curves.data.lines]
     assert (roles.count("paused"), roles.count("pruned")) == (5, 0)
     assert "A circle marks where a trial is paused." in plain_text(curves.caption)
+
+
+def test_a_warm_start_is_stated(tmp_path: Path) -> None:
+    folder = make_sweep_folder(tmp_path / "warm", values=[2.0, 1.5, 1.8], n_trials=3)
+    assert "Warm start" not in read_section(make_report(folder), "asked")
+    add_paused_trials(folder, [4, 12], runs=8, attrs={PRIOR: {"source": "yesterday", "trial": 7}})
+    asked = read_section(make_report(folder), "asked")
+    assert "Warm start: 2 of the first trials took values of yesterday." in asked
 
 
 def test_trials_without_a_record_are_still_counted(tmp_path: Path) -> None:

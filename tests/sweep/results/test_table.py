@@ -5,11 +5,15 @@ import re
 
 import pytest
 
+from harness.sweep.results.final_report import format_sweep_summary
+from harness.sweep.results.result_files import trials_to_json
 from harness.sweep.results.summary import summarize_trials
 from harness.sweep.results.table import ProgressTable, find_varying_keys, select_shown_trials
 from harness.sweep.results.time_left import estimate_seconds_left
 from harness.sweep.study.budget import Budget
+from harness.sweep.study.trial_attrs import PRIOR
 from tests.sweep.studies import (
+    COMMAND_LINE,
     add_every_outcome,
     add_paused_trials,
     ask_conditional_trial,
@@ -21,6 +25,7 @@ from tests.sweep.studies import (
     new_study,
     pause_trial,
     promote_trial,
+    summarize,
 )
 
 
@@ -302,3 +307,30 @@ def test_time_left_of_a_budget() -> None:
     assert estimate_seconds_left(trials, Budget(200, runs=1.1), 2) == pytest.approx(0.3)
     promote_trial(study, 1, 100)
     assert estimate_seconds_left(summarize_trials(study), Budget(200, runs=2), 8) == pytest.approx(9.6)
+
+
+def test_trials_with_earlier_values_are_marked(screen) -> None:
+    study = new_study()
+    complete_trial(study, ask_trial(study, lr=1e-3, rank=8, clip=1.0, baseline=True))
+    warm = ask_trial(study, lr=1e-2, rank=8, clip=1.0)
+    warm.set_user_attr(PRIOR, {"source": "yesterday", "trial": 7})
+    complete_trial(study, warm)
+    other = ask_trial(study, lr=2e-2, rank=8, clip=1.0)
+    other.set_user_attr(PRIOR, {})
+    pause_trial(study, other, 4)
+    table = ProgressTable(["best_val_loss"], Budget(24), 1, stream=screen)
+    table(summarize_trials(study))
+    found = rows(screen.frame())
+    assert "completed prior" in found[1]
+    assert "prior" not in found[0] + found[2]
+    plain = io.StringIO()
+    lines = ProgressTable(["best_val_loss"], Budget(24), 1, stream=plain)
+    lines(())
+    lines(summarize_trials(study))
+    assert "trial 1 · completed, prior · val loss 3.300 (best so far) · " in plain.getvalue()
+    warm_lines = [line for line in format_sweep_summary(summarize(study, 24), COMMAND_LINE, "x").splitlines()
+                  if line.startswith("warm")]  # fmt: skip
+    assert warm_lines == ["warm start from yesterday: trial 1; best of them: trial 1 · val loss 3.300"]
+    assert [one["prior"] for one in trials_to_json(summarize(study, 24))["trials"]] == [
+        None, {"source": "yesterday", "trial": 7}, None
+    ]  # fmt: skip

@@ -172,13 +172,13 @@ def _sweep_in_process(
 def _prepare_study(request: SweepRequest, config: DictConfig) -> bool:
     """Say what will be done, check an existing study, and write multirun.yaml; return whether to go on."""
     print_notes(request.notices)
+    check_existing_study(request)
     if request.options.dry_run:
         print_fitted(
             request.describe_size(),
             *(f"  {key}: {text}" for key, text in request.space.format_ranges().items()),
         )
         return False
-    check_existing_study(request)
     request.folder.mkdir(parents=True, exist_ok=True)
     write_atomically(request.folder / "multirun.yaml", OmegaConf.to_yaml(_hide_credentials(config)))
     return True

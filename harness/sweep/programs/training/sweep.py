@@ -2,20 +2,24 @@
 
 import gc
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import torch
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
 from harness.config.alternatives import read_given_settings
-from harness.config.compose import remove_credentials
+from harness.config.compose import flatten_config, remove_credentials, without_sweep_keys
 from harness.config.overrides import format_value
+from harness.config.validation import validate_config
 from harness.core.errors import ConfigError, RunFailedError
 from harness.core.terminal import print_fitted, print_notes
 from harness.preflight import CHECKS, preflight
 from harness.preflight.render import describe_start, format_finding, print_finding, summarize_report
+from harness.record.lr_range_file import RANGE_TEST_FILE, add_data_digest, find_range_test
 from harness.run.dry_run import dry_run
 from harness.run.initial_weights import parse_base_experiment
 from harness.run.preflight_adapter import open_training_setup
@@ -31,6 +35,7 @@ from harness.sweep.programs.training.validation import (
 from harness.sweep.request import BASIC_LAUNCHER
 from harness.sweep.space.search_space import range_ends
 from harness.sweep.study.setup import check_existing_study
+from harness.sweep.study.warm_start import LR_RANGE
 from harness.sweep.sweeper import run_study
 from harness.sweep.workers.launcher_pool import make_launcher_pool
 
@@ -43,11 +48,11 @@ def run_sweep(config: DictConfig, context: HydraContext, arguments: list[str]) -
         RunFailedError: If the sweep failed or was interrupted.
     """
     request, disk_space = prepare_sweep(config, arguments)
+    is_resumed = check_existing_study(request)
     if request.options.dry_run:
         print_fitted("Measuring a few steps and an evaluation")
         print_fitted(*estimate_cost(request).splitlines(), *disk_space)
         return
-    is_resumed = check_existing_study(request)
     _ensure_base_model(request)
     findings = "" if is_resumed else _run_preflight(request)
     gc.collect()
@@ -85,9 +90,19 @@ def prepare_sweep(config: DictConfig, arguments: list[str]) -> tuple[TrainingReq
         spec=replace(spec, warmup_share=checked.warmup_share),
         budget=replace(budget, run_tokens=checked.run_tokens),
     )
+    if request.options.warm_start == LR_RANGE:
+        request = replace(request, range_test=_find_range_test(request, checked.dataset))
     print_notes((*request.notices, *checked.notices))
     disk_space = check_disk_space(request, checked.checkpoint_bytes)
     return request, disk_space.splitlines()
+
+
+def _find_range_test(request: TrainingRequest, dataset: Mapping[str, str]) -> Path | None:
+    """Return the file of the latest range test of the current configuration, None without any."""
+    settings = OmegaConf.to_container(without_sweep_keys(request.cfg), resolve=True)
+    params = add_data_digest(flatten_config(settings), dataset)
+    test = find_range_test(validate_config(request.cfg).output_dir, params)
+    return test.folder / RANGE_TEST_FILE if test else None
 
 
 def _leave_out_unusable_options(request: TrainingRequest, config: DictConfig, arguments: list[str]) -> TrainingRequest:

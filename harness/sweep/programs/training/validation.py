@@ -33,11 +33,13 @@ FIT_ANY_CHECKPOINT = ("loop", "schedule", "batch", "seed")
 
 @dataclass(frozen=True)
 class SpaceCheck:
-    """The most that a run in the space takes, its warm-up as a share of the run; and notes for the user."""
+    """The most that a run in the space takes, its warm-up as a share of the run; digests of what the current config
+    reads; and notes for the user."""
 
     warmup_share: float
     checkpoint_bytes: int
     run_tokens: int
+    dataset: Mapping[str, str]
     notices: tuple[str, ...]
 
 
@@ -71,8 +73,8 @@ def check_search_space(space: ConfigSpace, allow: Sequence[str]) -> SpaceCheck:
             f"the longest warm-up in the space is {warmup_share:.0%} of a run, and trials are not pruned before it "
             "ends; a shorter warm-up would let bad trials end sooner"
         )
-    run_tokens = max(run.tokens for run in built)
-    return SpaceCheck(warmup_share, max(run.checkpoint_bytes for run in built), run_tokens, tuple(notices))
+    run_tokens, checkpoint_bytes = max(run.tokens for run in built), max(run.checkpoint_bytes for run in built)
+    return SpaceCheck(warmup_share, checkpoint_bytes, run_tokens, current.dataset, tuple(notices))
 
 
 def check_searched_keys(space: ConfigSpace, allow: Sequence[str]) -> None:

@@ -96,7 +96,7 @@ def check_document(document: dict[str, Any], printed: str) -> None:
     [best] = document["best"]
     assert set(best) == {
         "number", "status", "reason", "values", "params", "percent_done", "promotions", "seconds", "is_baseline",
-        "retry_of", "folder", "command",
+        "prior", "retry_of", "folder", "command",
     }  # fmt: skip
     assert document["trials"][best["number"]] == {key: value for key, value in best.items() if key != "command"}
     completed = [trial for trial in document["trials"] if trial["status"] == "completed"]
