@@ -67,6 +67,11 @@ def get_all_trials(study: Study) -> list[FrozenTrial]:
     return study._storage.get_all_trials(study._study_id, deepcopy=False)
 
 
+def get_study_attrs(study: Study) -> Mapping[str, Any]:
+    """Return the user attributes of a study, also where Hyperband passes one that shows only a bracket."""
+    return study._storage.get_study_user_attrs(study._study_id)
+
+
 def start_new_trial(study: Study, user_attrs: Mapping[str, Any]) -> Trial:
     """Start a new trial, with `user_attrs` set before it is running.
 

@@ -11,7 +11,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from harness.sweep.optuna_internals import get_all_trials, hide_trials
+from harness.sweep.optuna_internals import get_all_trials, get_study_attrs, hide_trials
 from harness.sweep.study.trial_attrs import (
     FIXED_VALUES,
     WARM_START,
@@ -40,7 +40,7 @@ class ReproducibleSampler(BaseSampler):
             return
         trials = get_all_trials(study)
         position, self._hidden = trial_position(trials, trial.number), find_unusable_trials(trials)
-        began = study.user_attrs.get(WARM_START)
+        began = get_study_attrs(study).get(WARM_START)
         entropy = [self._seed, position, *([crc32(str(began["source"]).encode())] if began else [])]
         self._sampler = self._make_sampler(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
         self._sampler.before_trial(hide_trials(study, self._hidden), trial)
