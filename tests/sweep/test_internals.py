@@ -217,10 +217,12 @@ def test_params_are_points_of_a_unit_cube() -> None:
 
 def test_all_trials_are_read_through_a_hyperband_bracket() -> None:
     study = optuna.create_study(pruner=optuna.pruners.HyperbandPruner(1, 9, 3))
+    study.set_user_attr("sweep", 1)
     seen = []
 
     class Sampler(optuna.samplers.RandomSampler):
         def before_trial(self, study: Study, trial: optuna.trial.FrozenTrial) -> None:
+            assert optuna_internals.get_study_attrs(study) == {"sweep": 1}
             seen.append((len(study.get_trials()), len(optuna_internals.get_all_trials(study))))
 
     for _ in range(12):
