@@ -162,6 +162,22 @@ def test_signal_to_one_rank_stops_all(places, tmp_path) -> None:
     assert read_record(find_only_run(tmp_path))[-1]["status"] == "interrupted"
 
 
+def test_a_run_that_loses_a_process_is_interrupted(places, tmp_path) -> None:
+    command = [sys.executable, "run.py", *SMOKE, *places, "observers=metrics_only", "loop.max_steps=100000"]
+    group = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    ranks = [subprocess.Popen(command, cwd=ROOT, env={**group, "RANK": rank, "LOCAL_RANK": rank}) for rank in "01"]
+    try:
+        wait_for_steps(tmp_path, 3)
+        ranks[1].kill()
+        assert ranks[0].wait(60) == 1
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.wait()
+    end = read_record(find_only_run(tmp_path))[-1]
+    assert (end["status"], end["reason"][:33]) == ("interrupted", "process 0 has lost another one: R")
+
+
 def test_config_folder_and_component_of_a_user(places, tmp_path, monkeypatch, capsys) -> None:
     own = tmp_path / "mine"
     (own / "conf" / "optimizer").mkdir(parents=True)
