@@ -1,10 +1,12 @@
 """Trials of our own training on two devices: two processes on the CPU, which torchrun starts."""
 
-import os
 import signal
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import psutil
 import pytest
@@ -62,6 +64,20 @@ def test_pauses_on_two_devices_change_no_bit(places: list[str]) -> None:
     assert curves[0] == curves[1]
 
 
+@contextmanager
+def running_sweep(*overrides: str) -> Iterator[subprocess.Popen]:
+    """Start a sweep, and kill it at the end of the block."""
+    with NamedTemporaryFile() as log:
+        sweep = start_sweep(*overrides, log=Path(log.name))
+        try:
+            yield sweep
+        except AssertionError as error:
+            raise AssertionError(Path(log.name).read_text()) from error
+        finally:
+            sweep.kill()
+            sweep.wait()
+
+
 def find_processes(sweep: subprocess.Popen, rank: str) -> list[psutil.Process]:
     """Return the processes of trials that have this rank."""
     found = []
@@ -82,35 +98,36 @@ def count_steps(folder: Path) -> int:
 
 @pytest.mark.slow
 def test_a_killed_process_ends_its_trial_which_is_continued(places: list[str], tmp_path: Path) -> None:
-    folder, log = study_folder(tmp_path), tmp_path / "log.txt"
-    sweep = start_sweep(*LONG, *places, log=log)
-    wait_for(lambda: count_steps(folder / "0") > 3, 120)
-    [first], [second] = find_processes(sweep, "0"), find_processes(sweep, "1")
-    second.kill()
-    wait_for(lambda: not is_alive(first.pid), 60)
-    assert sweep.wait(300) == 0, log.read_text()
+    folder = study_folder(tmp_path)
+    with running_sweep(*LONG, *places) as sweep:
+        wait_for(lambda: count_steps(folder / "0") > 3, 300)
+        [first], [second] = find_processes(sweep, "0"), find_processes(sweep, "1")
+        second.kill()
+        wait_for(lambda: not is_alive(first.pid), 60)
+        assert sweep.wait(300) == 0
     trials = load_study(folder).trials
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 2
-    assert trials[0].user_attrs[RETRIES] == 1  # continued from the checkpoint before its first step
+    assert trials[0].user_attrs[RETRIES] == 1
     assert len(read_series(folder / "0", "train/loss")) == count_steps(folder / "1")
     assert "process 1 of 2 died" in (folder / "worker-0.log").read_text()
 
 
 @pytest.mark.slow
 def test_ctrl_c_ends_all_processes_after_their_step_and_the_sweep_is_resumed(places: list[str], tmp_path: Path) -> None:
-    folder, log = study_folder(tmp_path), tmp_path / "log.txt"
-    sweep = start_sweep(*LONG, *places, "loop.max_steps=100000", log=log)
-    wait_for(lambda: count_steps(folder / "0") > 3, 120)
-    processes = [*find_processes(sweep, "0"), *find_processes(sweep, "1")]
-    assert len(processes) == 2
-    sweep.send_signal(signal.SIGINT)
-    assert sweep.wait(60) == 128 + signal.SIGINT, log.read_text()
+    folder, command = study_folder(tmp_path), [*LONG, *places, "loop.max_steps=100000"]
+    with running_sweep(*command) as sweep:
+        wait_for(lambda: count_steps(folder / "0") > 3, 300)
+        processes = [*find_processes(sweep, "0"), *find_processes(sweep, "1")]
+        assert len(processes) == 2
+        sweep.send_signal(signal.SIGINT)
+        assert sweep.wait(60) == 128 + signal.SIGINT
     assert not any(is_alive(process.pid) for process in processes)
     assert read_record(folder / "0")[-1]["status"] == "interrupted"
-    again = start_sweep(*LONG, *places, "loop.max_steps=100000", log=log)
-    wait_for(lambda: len(find_processes(again, "0")) == 1, 120)
-    os.kill(again.pid, signal.SIGKILL)
-    again.wait()
+    n_steps = count_steps(folder / "0")
+    with running_sweep(*command) as again:
+        wait_for(lambda: count_steps(folder / "0") > n_steps, 300)
+        processes = [*find_processes(again, "0"), *find_processes(again, "1")]
+    wait_for(lambda: not any(is_alive(process.pid) for process in processes), 20)
 
 
 @pytest.mark.slow
