@@ -79,7 +79,7 @@ def test_workers_run_trials_of_two_processes_at_the_same_time(monkeypatch) -> No
     trials = load_trials("ddp")
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 2
     assert trials[0].value == pytest.approx(0.5 + 1 / 4 + 0.5)
-    found = [set(re.findall(r"port (\d+) gpus (\S+)", read_log("ddp", number))) for number in range(2)]
+    found = [set(re.findall(r"port (\d+) gpus ([\d,]+)", read_log("ddp", number))) for number in range(2)]
     assert all(len(one) == 1 for one in found)
     [[(port, gpus)], [(other_port, other_gpus)]] = found
     assert port != other_port
