@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+WARMUP_COLUMN, LONGEST_WARMUP = "warmup", 0.2
+"""The column of the warm-up, as a share of the run, in landscapes that were recorded with this project's sweeps."""
 LIKELY_SHARE = 1 - 0.5 ** (1 / 24)
 """Share of good configurations from which 24 random ones are more likely than not to include one."""
 
@@ -31,6 +33,11 @@ class Landscape:
     def family(self) -> str:
         """Return the first part of the name, such as taskset."""
         return self.name.partition("_")[0]
+
+    @property
+    def longest_warmup(self) -> float:
+        """Return the share of a run that the longest warm-up takes; 0 where the warm-up was not tuned."""
+        return LONGEST_WARMUP if WARMUP_COLUMN in self.columns else 0.0
 
     @cached_property
     def column_weights(self) -> np.ndarray:

@@ -121,7 +121,7 @@ def run_queue(
     spec = StudySpec(
         program="replay", space=space.to_json(), custom_search_space=None, objectives=["loss"],
         directions=["minimize"], sampler=read_sampler_node("sampler", sampler), pruner=pruner, seed=seed,
-        warmup_share=0.0, keep=None, config={}, digits=6,
+        warmup_share=ledger.landscape.longest_warmup, keep=None, config={}, digits=6,
     )  # fmt: skip
     recorded = RecordedSampler(spec.make_sampler(), ledger.landscape)
     study = optuna.create_study(study_name=f"replay-{seed}", sampler=recorded, pruner=spec.make_pruner())
@@ -138,7 +138,7 @@ def run_queue(
 
 def _run_segment(ledger: Ledger, config: int, trial: Trial, rungs: Sequence[float]) -> TrialResult:
     """Train a trial from where it was paused until it is paused again, pruned or complete."""
-    reporter = TrialReporter(trial, 0.0)
+    reporter = TrialReporter(trial, ledger.landscape.longest_warmup)
     done = read_trial_result(trial).get("fraction_done", 0.0)
     loss = math.inf
     for share in sorted(share for share in {*rungs, *ledger.shares, 1.0} if share > done):
@@ -203,7 +203,7 @@ ARMS: dict[str, Arm] = {
         rungs=(0.04, 0.12, 0.36),
     ),
     "ours": partial(run_queue, sampler="curve", pruner=PAUSING),
-    "ours-unexplored": partial(run_queue, sampler="curve", pruner=PAUSING | {"explore_every": None}),
+    "ours-ranks": partial(run_queue, sampler="curve", pruner=PAUSING | {"project_every": None}),
     "random-pausing": partial(run_queue, sampler="random", pruner=PAUSING),
     "curve-halving": partial(run_queue, sampler="curve", pruner=read_pruner_node("pruner", "halving")),
     "syne-tune-asha": partial(run_syne_tune, method="ASHA"),

@@ -139,7 +139,7 @@ def add_paused_trials(study: Study) -> Study:
     for number in (30, 29):
         pause_trial(study, promote_trial(study, number, 36), 36, 4.5 - number / 20)
     complete_trial(study, promote_trial(study, 30, 100, "last"), 2.5)
-    pause_trial(study, promote_trial(study, 12, 12, "exploration"), 8, 4.2, "interrupted")
+    pause_trial(study, promote_trial(study, 12, 12, "projection"), 8, 4.2, "interrupted")
     promote_trial(study, 21, 12)
     return study
 

@@ -9,7 +9,7 @@ from harness.sweep.study.rungs import FULL_RUN
 
 REASONS: dict[Reason, str] = {
     "rank": "one of the best there",
-    "exploration": "next to the best there",
+    "projection": "best by its value projected to the end",
     "last": "no new trials start",
 }
 

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from harness.sweep.optuna_internals import UnitCube, replace_trials
 from harness.sweep.study.gaussian_process import GaussianProcess, log_expected_improvement
-from harness.sweep.study.projection import project_curves, read_curve
+from harness.sweep.study.projection import project_trials
 
 MAX_MODEL_TRIALS = 120  # the time of a proposal grows with the cube of their number
 N_FINALISTS = 20  # candidates that are compared again after rounding
@@ -69,19 +69,10 @@ class CurveSampler(BaseSampler):
 
     def _read_trials(self, study: Study, own_number: int) -> None:
         """Read the trials that have a value, and those that are awaited."""
-        known, curves = [], []
-        self._awaited = []
-        for trial in study.get_trials(deepcopy=False):
-            if trial.number == own_number or not trial.params:
-                continue
-            curve = read_curve(trial, study.direction)
-            if curve is not None:
-                known.append(trial)
-                curves.append(curve)
-            elif trial.state == TrialState.RUNNING:
-                self._awaited.append(trial)
-        values = _sign(study) * project_curves(curves)
-        self._known = [_complete_trial(trial, float(value)) for trial, value in zip(known, values, strict=True)]
+        trials = [one for one in study.get_trials(deepcopy=False) if one.number != own_number and one.params]
+        costs = project_trials(trials, study.direction)
+        self._known = [_complete_trial(one, _sign(study) * costs[one.number]) for one in trials if one.number in costs]
+        self._awaited = [one for one in trials if one.state == TrialState.RUNNING and one.number not in costs]
 
     def _needs_tpe(self, study: Study) -> bool:
         has_other_params = any(trial.distributions != self._known[0].distributions for trial in self._known)

@@ -6,7 +6,7 @@ from optuna.pruners import BasePruner, SuccessiveHalvingPruner
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from harness.sweep.study.rungs import to_rung
+from harness.sweep.study.rungs import FULL_RUN, place_rungs, to_rung
 
 
 class PausingPruner(BasePruner):
@@ -16,10 +16,11 @@ class PausingPruner(BasePruner):
     checkpoint, is pruned by successive halving instead.
 
     Args:
-        rungs: Shares of a run at which trials pause, in increasing order.
+        rungs: Where trials pause, in increasing order, as shares of what follows the longest warm-up.
         reduction_factor: One of so many trials at each rung is continued.
-        explore_every: One of so many promotions goes to a trial next to the best, since early values favor large
-            learning rates (https://arxiv.org/abs/1803.02021); None for none.
+        project_every: One of so many promotions goes to the best trial by its value projected to the end of the run,
+            since early values favor large learning rates (https://arxiv.org/abs/1803.02021); None for none.
+        warmup_share: Share of a run that the longest warm-up of any trial takes.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -29,16 +30,19 @@ class PausingPruner(BasePruner):
         self,
         rungs: Sequence[float] = (0.04, 0.12, 0.36),
         reduction_factor: int = 3,
-        explore_every: int | None = 8,
+        project_every: int | None = 3,
+        warmup_share: float = 0.0,
     ) -> None:
         if not rungs or any(not 0 < share < 1 for share in rungs) or list(rungs) != sorted(set(rungs)):
             raise ValueError(f"rungs: {list(rungs)} must be shares of a run between 0 and 1, in increasing order")
         if reduction_factor < 2:
             raise ValueError(f"reduction_factor: {reduction_factor} must be at least 2")
-        if explore_every is not None and explore_every < 2:
-            raise ValueError(f"explore_every: {explore_every} must be at least 2, or null")
-        self.shares = tuple(rungs)
-        self.reduction_factor, self.explore_every = reduction_factor, explore_every
+        if project_every is not None and project_every < 2:
+            raise ValueError(f"project_every: {project_every} must be at least 2, or null")
+        self.shares = place_rungs(rungs, warmup_share)
+        if 0 in self.rungs or FULL_RUN in self.rungs or len(set(self.rungs)) < len(self.rungs):
+            raise ValueError(f"rungs: {list(rungs)} must be at least 1% of a run apart, and from its start and end")
+        self.reduction_factor, self.project_every = reduction_factor, project_every
         self._halving = SuccessiveHalvingPruner(min_resource=4, reduction_factor=4)
 
     @property

@@ -1,5 +1,6 @@
-"""Choose which paused trial is continued. Ranks decide, as in asynchronous successive halving
-(https://arxiv.org/abs/1810.05934); a model that also decides promotions fails where early values mislead it."""
+"""Choose which paused trial is continued. Ranks decide most promotions, as in asynchronous successive halving
+(https://arxiv.org/abs/1810.05934), and values projected to the end of the run the others: ranks fail where early values
+mislead, and a model fails where it is wrong."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -7,22 +8,25 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from harness.sweep.study.pausing import PausingPruner
+from harness.sweep.study.projection import project_trials
 from harness.sweep.study.rungs import FULL_RUN, list_rung_costs
 from harness.sweep.study.trial_attrs import PROMOTIONS, is_own_trial, is_paused
 
-Reason = Literal["rank", "exploration", "last"]
-Phase = Literal["search", "last", "rest"]
-"""`search` starts new trials; in `last` their number is reached, in `rest` less than a run of the budget is left."""
+Reason = Literal["rank", "projection", "last"]
+Phase = Literal["search", "last", "relaxed", "rest"]
+"""In `search` new trials are started. In `last` and `relaxed` their number is reached: in `relaxed` some of a budget is
+left, in `last` there is no budget, and the reduction factor limits promotions. In `rest` less than a run is left."""
 
 
 @dataclass(frozen=True)
 class Promotion:
     """A paused trial to continue from the rung `start` to `target`, both in percent.
 
-    The reason is its rank, exploration of a trial that is not among the best, or that no new trials are started.
+    The reason is its rank, its projected value, or that no new trials are started.
     """
 
     number: int
@@ -56,20 +60,21 @@ def choose_promotion(
 ) -> Promotion | None:
     """Return the promotion that the ranks allow, of the highest rung first, or None.
 
-    One of every `reduction_factor` trials at a rung is promoted, the best, whenever that changes. When no new trials
-    are started, their number is rounded up, or it is not limited, to complete as many as the rest of the budget allows.
+    One of every `reduction_factor` trials at a rung is promoted, the best, whenever that changes. One of every
+    `project_every` promotions goes to the best trial by projected value instead. When no new trials are started, the
+    number at each rung is rounded up, or it is not limited, to complete as many as the rest of the budget allows.
 
     Args:
         sign: -1 if the study maximizes, else 1.
         may_continue: Whether a trial may be continued to a rung: it is within the budget, and on this machine.
     """
     rungs = _rank_trials(trials, pruner, sign, may_continue)
-    n_promotions = sum(len(trial.user_attrs.get(PROMOTIONS, ())) for trial in trials)
-    if pruner.explore_every and n_promotions % pruner.explore_every == pruner.explore_every - 1 and phase == "search":
-        for rung in rungs:  # the lowest first, where most trials are left behind
-            n_best = len(rung.ranked) // pruner.reduction_factor
-            if promotion := rung.promote(rung.ranked[n_best : 2 * n_best], "exploration"):
-                return promotion
+    if phase == "search" and _is_turn_of_projection(trials, pruner):
+        promotion = _promote_projected(trials, rungs, pruner, sign)
+        if promotion is not None:
+            return promotion
+    if phase == "relaxed":
+        return _promote_balanced(rungs)
     for rung in reversed(rungs):
         n_reached = len(rung.ranked)
         n_best = {
@@ -80,6 +85,41 @@ def choose_promotion(
         if promotion := rung.promote(rung.ranked[:n_best], "rank" if phase == "search" else "last"):
             return promotion
     return None
+
+
+def _is_turn_of_projection(trials: Sequence[FrozenTrial], pruner: PausingPruner) -> bool:
+    n_promotions = sum(len(trial.user_attrs.get(PROMOTIONS, ())) for trial in trials)
+    return pruner.project_every is not None and n_promotions % pruner.project_every == pruner.project_every - 1
+
+
+def _promote_projected(
+    trials: Sequence[FrozenTrial], rungs: Sequence[_Rung], pruner: PausingPruner, sign: int
+) -> Promotion | None:
+    """Return the promotion of the best by projected value, if it is among the share that would reach the second rung
+    by the ranks."""
+    costs = project_trials(trials, StudyDirection.MAXIMIZE if sign < 0 else StudyDirection.MINIMIZE)
+    n_best = math.ceil(len(costs) / pruner.reduction_factor**2)
+    for number in sorted(costs, key=lambda number: (costs[number], number))[:n_best]:
+        for rung in rungs:
+            if promotion := rung.promote([number], "projection"):
+                return promotion
+    return None
+
+
+def _promote_balanced(rungs: Sequence[_Rung]) -> Promotion | None:
+    """Return the promotion of the trial that the smallest share of its rung surpasses, of the highest rung first.
+
+    As with a reduction factor that falls step by step, all rungs get their part of the budget.
+    """
+    places = []
+    for rung in rungs:
+        place = next((place for place, number in enumerate(rung.ranked) if number in rung.paused), None)
+        if place is not None:
+            places.append((place / len(rung.ranked), -rung.rung, rung))
+    if not places:
+        return None
+    rung = min(places, key=lambda place: place[:2])[2]
+    return rung.promote(rung.ranked, "last")
 
 
 def _rank_trials(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from optuna.trial import FrozenTrial
 
 FULL_RUN = 100
+MAX_WARMUP_SHARE = 0.9  # a run whose warm-up is longer still has rungs
 
 
 def to_rung(share: float) -> int:
@@ -14,6 +15,15 @@ def to_rung(share: float) -> int:
     Runs that spend the same tokens reach the same rungs, whatever their batch size.
     """
     return round(FULL_RUN * share)
+
+
+def place_rungs(shares: Sequence[float], warmup_share: float) -> tuple[float, ...]:
+    """Return the shares of a run that are so many shares of what follows the warm-up.
+
+    During the warm-up, and soon after, the values of runs say more about its length than about their end.
+    """
+    start = min(warmup_share, MAX_WARMUP_SHARE)
+    return tuple(start + (1 - start) * share for share in shares)
 
 
 def list_rung_costs(trial: FrozenTrial, rungs: Sequence[int], sign: int) -> list[float]:

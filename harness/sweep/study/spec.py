@@ -32,9 +32,9 @@ class StudySpec:
     not stored: whoever can write to the storage must not choose what they run.
     `space` is a SearchSpace. `objectives` are names, and `directions` say for each whether it is minimized or
     maximized.
-    `sampler` and `pruner` are `_target_` nodes. Nothing is pruned before `warmup_share` of a run. `config` holds the
-    settings that all trials share, by dotted key. `keep` is the number of best trials whose checkpoints are kept, None
-    for all. Those of paused trials take at most `max_disk` bytes, None for half of the free space. Numbers are
+    `sampler` and `pruner` are `_target_` nodes. Nothing is paused or pruned before `warmup_share` of a run. `config`
+    holds the settings that all trials share, by dotted key. `keep` is the number of best trials whose checkpoints are
+    kept, None for all. Those of paused trials take at most `max_disk` bytes, None for half of the free space. Numbers are
     suggested with so many `digits`, None for all.
     """
 
@@ -89,19 +89,18 @@ class StudySpec:
         Raises:
             ConfigError: If the pruner does not take its options.
         """
+        options = {**self.pruner, "warmup_share": self.warmup_share} if self.is_pausing else self.pruner
         try:
-            return _resolve_factory("pruner", self.pruner)()
+            return _resolve_factory("pruner", options)()
         except (TypeError, ValueError) as error:
             raise ConfigError(f"pruner: {error}") from error
 
     def list_rungs(self) -> tuple[float, ...]:
         """Return the shares of a run at which the pruner wants a value; empty if it has no rungs."""
-        target, rungs = str(self.pruner.get("_target_")), self.pruner.get("rungs")
         if self.is_pausing:
-            return tuple(rungs) if rungs else PausingPruner().shares
-        if not target.endswith(SuccessiveHalvingPruner.__name__) or not isinstance(
-            self.pruner.get("min_resource"), int
-        ):
+            return cast(PausingPruner, self.make_pruner()).shares
+        is_halving = str(self.pruner.get("_target_")).endswith(SuccessiveHalvingPruner.__name__)
+        if not is_halving or not isinstance(self.pruner.get("min_resource"), int):
             return ()
         steps = itertools.accumulate(itertools.repeat(self.pruner.get("reduction_factor", 4)), operator.mul,
                                      initial=self.pruner["min_resource"])  # fmt: skip

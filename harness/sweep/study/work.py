@@ -1,5 +1,6 @@
 """Choose what a free worker does next: continue, start or promote a trial, or nothing."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -54,7 +55,8 @@ def choose_work(
             goal = target if may_start else FULL_RUN  # without new trials, what cannot be completed is of no use
             return can_continue(trial) and fits_in_share(trial, goal, share_left)
 
-        phase: Phase = "search" if may_start else "last" if has_share else "rest"
+        without_new: Phase = "last" if math.isinf(share_left) else "relaxed" if has_share else "rest"
+        phase: Phase = "search" if may_start else without_new
         promotion = choose_promotion(trials, pruner, sign, phase=phase, may_continue=may_continue)
         if promotion is not None:
             return Work(promotion.target, trials[promotion.number], promotion)

@@ -169,7 +169,7 @@ def test_paused_trials_wait_and_are_measured() -> None:
     paused, interrupted, running = summary.trials[29], summary.trials[12], summary.trials[21]
     assert (paused.status, paused.values, paused.percent_done, paused.seconds) == ("paused", (3.05,), 36, 3.6)
     assert [(one.start, one.target, one.reason) for one in paused.promotions] == [(4, 12, "rank"), (12, 36, "rank")]
-    assert [one.reason for one in interrupted.promotions] == ["exploration"]
+    assert [one.reason for one in interrupted.promotions] == ["projection"]
     assert (interrupted.reason, running.reason) == ("after 8% of the run", "")
     assert (running.percent_done, running.target, running.tokens) == (4, 12, 40)
     assert not any(trial.is_over for trial in (paused, interrupted, running))

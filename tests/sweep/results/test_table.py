@@ -289,7 +289,7 @@ def test_resumed_sweep_with_paused_trials_prints_only_what_is_new() -> None:
     study, stream = add_paused_trials(new_study()), io.StringIO()
     table = ProgressTable(["best_val_loss"], Budget(200, runs=8), 1, stream=stream)
     table(summarize_trials(study))
-    promote_trial(study, 28, 36, "exploration")
+    promote_trial(study, 28, 36, "projection")
     table(summarize_trials(study))
     before, new = stream.getvalue().splitlines()
     assert before.startswith("resumed: best so far: trial 30 · val loss 2.500; 4.1 of 8 runs · 31 trials")

@@ -16,7 +16,7 @@ from harness.sweep.optuna_internals import is_in_distribution, return_to_waiting
 from harness.sweep.study.curve_sampler import CurveSampler
 from harness.sweep.study.gaussian_process import GaussianProcess, log_expected_improvement
 from harness.sweep.study.liveness import this_process
-from harness.sweep.study.projection import CLIP, TrialCurve, project_curves, read_curve
+from harness.sweep.study.projection import CLIP, TrialCurve, encode_shared_params, project_curves, read_curve
 from harness.sweep.study.sampler import ReproducibleSampler
 from harness.sweep.study.trial_attrs import WORKER
 
@@ -173,11 +173,36 @@ def test_curves_hold_the_best_values_so_far() -> None:
 
 def test_partial_curves_gain_what_the_median_gained() -> None:
     whole = [TrialCurve([4, 12, 100], [9.0, 7.0 - gain, 5.0 - gain]) for gain in (0.0, 1.0, 4.0)]
-    projected = project_curves([*whole, TrialCurve([4], [8.0]), TrialCurve([12], [7.0])])
+    projected = project_curves([*whole, TrialCurve([4], [8.0]), TrialCurve([12], [7.0])], np.zeros((5, 0)))
     assert projected == pytest.approx([5, 4, 1, 3, 5])
-    assert list(project_curves([TrialCurve([4], [2.0]), TrialCurve((), ())])) == [2.0, 2.0]
-    clipped = project_curves([*(TrialCurve([4], [float(value)]) for value in (0, 1, 1, 1, 1e90)), TrialCurve((), ())])
+    assert list(project_curves([TrialCurve([4], [2.0]), TrialCurve((), ())], np.zeros((2, 0)))) == [2.0, 2.0]
+    partial = [TrialCurve([4], [float(value)]) for value in (0, 1, 1, 1, 1e90)]
+    clipped = project_curves([*partial, TrialCurve((), ())], np.zeros((6, 0)))
     assert list(clipped) == [0, 1, 1, 1, CLIP, CLIP]
+
+
+def test_gains_that_depend_on_the_params_are_expected_of_others() -> None:
+    rng = np.random.default_rng(0)
+    points, starts = rng.random((30, 2)), 3 + rng.random(30)
+    ends = starts - 1 + points[:, 0]  # gains of 0 to 1; the second param does not matter
+    whole = [TrialCurve([4, 100], [*pair]) for pair in zip(starts[:15], ends[:15], strict=True)]
+    projected = project_curves([*whole, *(TrialCurve([4], [start]) for start in starts[15:])], points)
+    middle = starts[15:] - np.median(1 - points[:15, 0])
+    assert np.abs(projected[15:] - ends[15:]).mean() < 0.3 * np.abs(middle - ends[15:]).mean()
+
+
+def test_only_params_that_all_trials_have_are_encoded() -> None:
+    lr, rank, other = FloatDistribution(1e-4, 1.0, log=True), IntDistribution(1, 5), FloatDistribution(0.0, 1.0)
+    trials = [
+        freeze(TrialState.WAITING, {}, params={"lr": 1e-2, "rank": 5, "clip": 1.0},
+               distributions={"lr": lr, "rank": rank, "clip": other}),
+        freeze(TrialState.WAITING, {}, params={"lr": 1.0, "rank": 3}, distributions={"lr": lr, "rank": rank}),
+        freeze(TrialState.WAITING, {}, params={"lr": 1e-4, "rank": 3, "clip": 1.0},
+               distributions={"lr": lr, "rank": rank, "clip": lr}),
+    ]  # fmt: skip
+    assert encode_shared_params(trials)[:, 0] == pytest.approx([0.5, 1.0, 0.0])
+    assert encode_shared_params(trials).shape == (3, 2)
+    assert encode_shared_params([]).shape == (0, 0)
 
 
 def test_the_gaussian_process_predicts_and_knows_what_it_does_not_know() -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import optuna
 import pytest
+from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from harness.sweep.study.liveness import this_process
@@ -13,10 +14,12 @@ from harness.sweep.study.promotion import Promotion, choose_promotion
 from harness.sweep.study.rungs import list_rung_costs
 from harness.sweep.study.trial_attrs import PROMOTIONS, RESULT, TARGET, WORKER
 
-PRUNER = PausingPruner(explore_every=None)
+PRUNER = PausingPruner(project_every=None)
 
 
-def make_trial(values: dict[int, float], state: TrialState = TrialState.WAITING, **attrs: object) -> FrozenTrial:
+def make_trial(
+    values: dict[int, float], state: TrialState = TrialState.WAITING, lr: float = 0.5, **attrs: object
+) -> FrozenTrial:
     """Return a trial that has reported `values` by percent, and waits at the last of them."""
     last = max(values, default=0)
     known = {WORKER: this_process(), TARGET: last, RESULT: {
@@ -26,6 +29,8 @@ def make_trial(values: dict[int, float], state: TrialState = TrialState.WAITING,
         state=state,
         value=values[last] if state == TrialState.COMPLETE else None,
         intermediate_values=values,
+        params={"lr": lr},
+        distributions={"lr": FloatDistribution(0.0, 1.0)},
         user_attrs={**known, **attrs},
     )
     return trial
@@ -107,15 +112,45 @@ def test_the_rest_of_a_budget_is_spent_on_the_best_that_are_left() -> None:
     assert choose(*trials, phase="rest") == Promotion(1, 12, 36, "last")
 
 
-def test_some_promotions_explore() -> None:
-    """One of so many goes to a trial next to the best; then the ranks decide again."""
-    pruner = PausingPruner(explore_every=4)
-    promoted = {PROMOTIONS: [{"start": 4, "target": 12, "reason": "rank"}]}
-    trials = [make_trial({4: 1.0 + index / 10, 12: 1.0}, **promoted) for index in range(3)]
-    trials += [make_trial({4: 2.0 + index}) for index in range(6)]
-    assert choose(*trials, pruner=pruner) == Promotion(3, 4, 12, "exploration")
-    trials[0].user_attrs[PROMOTIONS] = promoted[PROMOTIONS] * 2
-    assert choose(*trials, pruner=pruner) == Promotion(0, 12, 36, "rank")
+def test_a_budget_that_is_left_without_new_trials_is_spent_on_all_rungs() -> None:
+    """The trial is promoted that the smallest share of its rung surpasses, and of equal ones the furthest."""
+    trials = [make_trial({4: 1.0 + index, 12: 1.0 + index, 36: 1.0 + index}) for index in range(2)]
+    trials += [make_trial({4: 3.0 + index, 12: 3.0 + index}) for index in range(2)]
+    trials += [make_trial({4: 5.0 + index}) for index in range(4)]
+    taken: list[Promotion] = []
+    while (promotion := choose(*trials, phase="relaxed")) is not None:
+        taken.append(promotion)
+        trials[promotion.number].intermediate_values[promotion.target] = 1.0 + promotion.number
+        if promotion.target == 100:
+            trials[promotion.number].state = TrialState.COMPLETE
+    assert [(one.number, one.start) for one in taken[:4]] == [(0, 36), (1, 36), (2, 12), (4, 4)]
+    assert len(taken) == 2 + 2 * 2 + 4 * 3  # all of them complete
+
+
+def test_some_promotions_go_to_the_best_projected_value() -> None:
+    """Small learning rates gain late, and ranks alone would leave them behind."""
+    pruner = PausingPruner(project_every=4)
+    ahead = [make_trial({4: 2.0, 12: 1.0 + lr}, lr=lr) for lr in (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)]
+    behind = [make_trial({4: 2.1 + index / 100}, lr=0.9) for index in range(11)]
+    slow = make_trial({4: 2.2}, lr=0.0)
+    ahead[0].user_attrs[PROMOTIONS] = [{"start": 4, "target": 12, "reason": "rank"}] * 3
+    assert choose(*ahead, *behind, slow, pruner=pruner) == Promotion(17, 4, 12, "projection")
+    ahead[0].user_attrs[PROMOTIONS] *= 2
+    assert choose(*ahead, *behind, slow, pruner=pruner) == Promotion(0, 12, 36, "rank")
+
+
+def test_trials_whose_projected_values_are_bad_are_not_promoted_by_them() -> None:
+    pruner = PausingPruner(project_every=2)
+    trials = [make_trial({4: 1.0, 12: 1.0}, TrialState.COMPLETE), *(make_trial({4: 2.0 + index}) for index in range(8))]
+    trials[0].user_attrs[PROMOTIONS] = [{"start": 4, "target": 12, "reason": "rank"}]
+    assert choose(*trials, pruner=pruner) == Promotion(1, 4, 12, "rank")
+
+
+@pytest.mark.parametrize(
+    ("warmup_share", "expected"), [(0.0, (4, 12, 36)), (0.2, (23, 30, 49)), (1.0, (90, 91, 94))]
+)
+def test_rungs_are_shares_of_what_follows_the_warm_up(warmup_share: float, expected: tuple[int, ...]) -> None:
+    assert PausingPruner(warmup_share=warmup_share).rungs == expected
 
 
 @pytest.mark.parametrize(
@@ -124,8 +159,10 @@ def test_some_promotions_explore() -> None:
         ({"rungs": []}, "rungs"),
         ({"rungs": [0.5, 0.1]}, "increasing"),
         ({"rungs": [0.1, 1.0]}, "between 0 and 1"),
+        ({"rungs": [0.001, 0.5]}, "1% of a run apart"),
+        ({"rungs": [0.5, 0.502]}, "1% of a run apart"),
         ({"reduction_factor": 1}, "at least 2"),
-        ({"explore_every": 1}, "at least 2"),
+        ({"project_every": 1}, "at least 2"),
     ],
 )
 def test_wrong_options_are_refused(options: dict, message: str) -> None:

@@ -70,8 +70,8 @@ def check_search_space(space: ConfigSpace, allow: Sequence[str]) -> SpaceCheck:
     notices = [*_find_unused_conditions(space), *dict.fromkeys(notice for run in built for notice in run.notices)]
     if warmup_share > LONG_WARMUP_SHARE:
         notices.append(
-            f"the longest warm-up in the space is {warmup_share:.0%} of a run, and trials are not pruned before it "
-            "ends; a shorter warm-up would let bad trials end sooner"
+            f"the longest warm-up in the space is {warmup_share:.0%} of a run, and no trial is paused or pruned "
+            "before it ends; a shorter warm-up would let bad trials end sooner"
         )
     run_tokens, checkpoint_bytes = max(run.tokens for run in built), max(run.checkpoint_bytes for run in built)
     return SpaceCheck(warmup_share, checkpoint_bytes, run_tokens, current.dataset, tuple(notices))
