@@ -30,7 +30,7 @@ class PausingPruner(BasePruner):
         self,
         rungs: Sequence[float] = (0.04, 0.12, 0.36),
         reduction_factor: int = 3,
-        project_every: int | None = 3,
+        project_every: int | None = 8,
         warmup_share: float = 0.0,
     ) -> None:
         if not rungs or any(not 0 < share < 1 for share in rungs) or list(rungs) != sorted(set(rungs)):
