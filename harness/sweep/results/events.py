@@ -9,7 +9,7 @@ from harness.sweep.study.rungs import FULL_RUN
 
 REASONS: dict[Reason, str] = {
     "rank": "one of the best there",
-    "projection": "best by its value projected to the end",
+    "projection": "best projected value",
     "last": "no new trials start",
 }
 

@@ -293,7 +293,7 @@ def test_resumed_sweep_with_paused_trials_prints_only_what_is_new() -> None:
     table(summarize_trials(study))
     before, new = stream.getvalue().splitlines()
     assert before.startswith("resumed: best so far: trial 30 · val loss 2.500; 4.1 of 8 runs · 31 trials")
-    assert new == "trial 28 · promoted from 12 % to 36 % · next to the best there"
+    assert new == "trial 28 · promoted from 12 % to 36 % · best projected value"
 
 
 def test_time_left_of_a_budget() -> None:
