@@ -34,8 +34,8 @@ class StudySpec:
     maximized.
     `sampler` and `pruner` are `_target_` nodes. Nothing is paused or pruned before `warmup_share` of a run. `config`
     holds the settings that all trials share, by dotted key. `keep` is the number of best trials whose checkpoints are
-    kept, None for all. Those of paused trials take at most `max_disk` bytes, None for half of the free space. Numbers are
-    suggested with so many `digits`, None for all.
+    kept, None for all. Those of paused trials take at most `max_disk` bytes, None for half of the free space. Numbers
+    are suggested with so many `digits`, None for all.
     """
 
     program: str
