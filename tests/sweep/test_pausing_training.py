@@ -77,11 +77,11 @@ def test_a_trial_whose_checkpoint_is_gone_starts_over(places: list[str]) -> None
     before = {trial.number: dict(trial.intermediate_values) for trial in queue.study.trials if is_paused(trial)}
     for number in before:
         (request.folder / str(number) / "checkpoints").rename(request.folder / f"gone-{number}")
-    queue = start_study(*sweep, "sweep.runs=5")
+    queue = start_study(*sweep, "sweep.runs=8", f"sweep.n_trials={len(queue.study.trials)}")  # only these continue
     run_trials(make_worker_spec(request), make_trial_runner, lambda: False)
     trials = queue.study.trials
     grown = [number for number, values in before.items() if len(trials[number].intermediate_values) > len(values)]
-    assert grown
+    assert grown == list(before)
     for number in grown:
         assert trials[number].state != TrialState.FAIL
         assert {at: trials[number].intermediate_values[at] for at in before[number]} == before[number]

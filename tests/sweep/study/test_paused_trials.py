@@ -44,7 +44,7 @@ class Stop(Exception):
 
 @pytest.fixture
 def overrides(places: list[str]) -> list[str]:
-    return [*TINY, *places, "pruner=pausing", "sweep.runs=4", "hydra/sweeper/sampler=random"]
+    return [*TINY, *places, "schedule.warmup_ratio=0", "pruner=pausing", "sweep.runs=4", "hydra/sweeper/sampler=random"]
 
 
 def learn(trial: Trial, share: float) -> float:
@@ -99,7 +99,7 @@ def test_a_sweep_pauses_promotes_and_stays_within_its_budget(overrides: list[str
     assert study.trials[0].user_attrs[BASELINE]
     assert study.trials[0].state == TrialState.COMPLETE  # it is never paused
     assert len(completed) >= 2  # 27 trials at 4% lead to one at 100%
-    assert len(paused) > 3 * len(completed)
+    assert len(paused) >= 3 * len(completed)
     assert 4 - 0.64 - 1e-9 <= sum_shares(study) <= 4 + 1e-9
     values = [trial.intermediate_values[4] for trial in paused]
     assert max(min(trial.intermediate_values.values()) for trial in completed[1:]) < sorted(values)[len(values) // 2]
