@@ -1,14 +1,18 @@
-"""Measure how well sweeps use their workers: time lost in the stock sweeper's barrier, and time beyond training.
+"""Measure how well sweeps use their workers: time lost in the stock sweeper's barrier, time beyond training, and time
+that two workers of unequal speed wait for each other while trials pause and continue.
 
-Both parts run by default; the results are written to --out as JSON.
+All parts run by default; the results are written to --out as JSON.
 
     python -m benchmarks.sweep_workers
     python -m benchmarks.sweep_workers barrier --rounds 2
     python -m benchmarks.sweep_workers overhead --trials 500
+    python -m benchmarks.sweep_workers speeds
 """
 
 import argparse
+import json
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -41,6 +45,37 @@ TINY = [
     "tokenizer.vocab_size=512", "data.sequence_length=32", "data.val_fraction=0.005", "batch.batch_size=4",
     "loop.max_steps=4", "loop.evals=2",
 ]  # fmt: skip
+
+PAUSING_APP = """
+import json, os, time
+from pathlib import Path
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from harness.sweep import report, resume_from
+
+@hydra.main(config_path=".", config_name="settings")
+def main(cfg):
+    slow, checkpoint = Path(cfg.log + ".slow"), Path(HydraConfig.get().runtime.output_dir, "checkpoint.json")
+    try:
+        slow.open("x").write(str(os.getpid()))  # the first worker takes twice as long for a step
+    except FileExistsError:
+        pass
+    seconds = cfg.step_seconds * (2 if slow.read_text() == str(os.getpid()) else 1)
+    first = 1 + (json.loads(Path(path).read_text()) if (path := resume_from()) else 0)
+    for step in range(first, 101):
+        started = time.time()
+        time.sleep(seconds)
+        with open(cfg.log, "a") as log:
+            print(json.dumps([os.getpid(), started, time.time()]), file=log)
+        loss = (cfg.x - 0.3) ** 2 + 1 / step
+        checkpoint.write_text(str(step))
+        report(loss, step=step, total_steps=100, checkpoint=checkpoint)
+    return loss
+
+if __name__ == "__main__":
+    main()
+"""
+"""An app that waits instead of computing, so that two workers do not share the cores."""
 
 
 def bench_barrier(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -116,6 +151,31 @@ def bench_overhead(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return rows
 
 
+def bench_speeds(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Sweep an app that pauses with two workers, one of which is half as fast, and add up what both were busy for."""
+    app = folder / "app.py"
+    app.write_text(PAUSING_APP)
+    (folder / "settings.yaml").write_text("x: 0.5\nlog: null\nstep_seconds: null\n")
+    shares = []
+    for number in range(1, chosen.rounds + 1):
+        log = folder / f"{number}.jsonl"
+        options = ["hydra/sweeper=harness", f"hydra.sweeper.runs={chosen.runs}", "hydra.sweeper.n_jobs=2",
+                   f"hydra.sweeper.sampler.seed={number}", f"hydra.sweep.dir={folder / str(number)}",
+                   f"hydra.sweeper.mlflow_uri=sqlite:///{folder}/mlflow.db"]  # fmt: skip
+        command = [sys.executable, str(app), "-m", f"log={log}", f"step_seconds={chosen.step_seconds}", *options]
+        with (folder / f"{number}.txt").open("w") as output:
+            subprocess.run(
+                [*command, "x=interval(0,1)"], stdout=output, stderr=output, env=single_thread_env(), check=True
+            )
+        steps = [json.loads(line) for line in log.read_text().splitlines()]
+        workers = {worker for worker, _, _ in steps}
+        whole = max(end for _, _, end in steps) - min(start for _, start, _ in steps)
+        shares.append(sum(end - start for _, start, end in steps) / whole)
+        print(f"{len(steps)} steps in {whole:.0f} s, {len(workers)} workers, busy for {shares[-1]:.2f} times that")
+    print(f"two workers, one half as fast: busy for {format_spread(shares, 2)} times the time of the sweep")
+    return {"busy": shares}
+
+
 def trial_windows(n: int) -> list[tuple[int, int]]:
     """Return the first, middle and last tenth of the trials after the first, by number."""
     tenth = max(1, n // 10)
@@ -162,7 +222,7 @@ def print_groups(rows: Sequence[Mapping[str, Any]], by: str, columns: Mapping[st
 
 
 BENCHMARKS: dict[str, Callable[[argparse.Namespace, Path], dict[str, Any]]] = {
-    "barrier": bench_barrier, "overhead": bench_overhead,
+    "barrier": bench_barrier, "overhead": bench_overhead, "speeds": bench_speeds,
 }  # fmt: skip
 
 
@@ -172,7 +232,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="output folder (default: a temporary one)")
     parser.add_argument("--trials", type=int, default=500, help="trials per sweep of overhead")
     parser.add_argument("--steps", type=int, default=40, help="about a third of a trial's steps in barrier")
-    parser.add_argument("--rounds", type=int, default=2, help="rounds of barrier")
+    parser.add_argument("--rounds", type=int, default=2, help="rounds of barrier and speeds")
+    parser.add_argument("--runs", type=int, default=24, help="budget of a sweep of speeds, in whole runs of 100 steps")
+    parser.add_argument("--step-seconds", type=float, default=0.05, help="of the faster worker in speeds")
     chosen = parser.parse_args()
     silence_optuna()
     out = (chosen.out or Path(tempfile.mkdtemp(prefix="sweep-"))).absolute()
