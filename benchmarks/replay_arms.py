@@ -122,6 +122,7 @@ def run_queue(
         program="replay", space=space.to_json(), custom_search_space=None, objectives=["loss"],
         directions=["minimize"], sampler=read_sampler_node("sampler", sampler), pruner=pruner, seed=seed,
         warmup_share=ledger.landscape.longest_warmup, keep=None, config={}, digits=6,
+        rung_start=ledger.landscape.longest_warmup,
     )  # fmt: skip
     recorded = RecordedSampler(spec.make_sampler(), ledger.landscape)
     study = optuna.create_study(study_name=f"replay-{seed}", sampler=recorded, pruner=spec.make_pruner())

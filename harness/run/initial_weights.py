@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from harness.config.compose import load_config
@@ -56,6 +57,12 @@ class WeightMatch:
             text = f"{kind:<11}{len(names):>5}  {', '.join(_truncate_names(names, 20))}"
             rows += wrap_text(text, paragraph_width(), rest=" " * 18)
         return "\n".join(rows)
+
+
+def has_pretrained_weights(cfg: DictConfig) -> bool:
+    """Return whether training begins from weights of an earlier training, loaded or those of a pretrained model."""
+    model_target = cfg.model._target_ if cfg.get("model") else ""
+    return cfg.start.kind != "scratch" or "harness.models.pretrained." in model_target
 
 
 def load_warm_start(model: nn.Module, source: str, settings: RunSettings) -> WeightMatch:

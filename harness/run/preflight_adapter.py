@@ -27,6 +27,7 @@ from harness.data.tokens import IGNORE_INDEX, TokenBatch, TokenData, TokenRows
 from harness.models import untie_head
 from harness.preflight import EvalResult, LabeledTokens, RequestedSettings, TextFormat, TrainingData, TrainingSetup
 from harness.run.build import RunParts, build_task, instantiate_component
+from harness.run.initial_weights import has_pretrained_weights
 from harness.run.runner import built_run
 from harness.tasks.masked_lm import MaskedLM
 from harness.tasks.operator import OperatorTask
@@ -67,14 +68,12 @@ class _RunAdapter:
     def build_setup(self, n_runs: int, n_parallel: int) -> TrainingSetup:
         task, state, plan = self.parts.task, self.parts.state, self.parts.plan
         positions = range(state.examples, state.examples + BATCHES * plan.batch_size, plan.batch_size)
-        model_target = self.cfg.model._target_ if self.cfg.get("model") else ""
-        is_pretrained = self.settings.start.kind != "scratch" or "harness.models.pretrained." in model_target
         return TrainingSetup(
             task.model,
             [task.get_batch(position, plan.batch_size) for position in positions],
             self.compute_loss,
             **self.task_fields(),
-            is_pretrained=is_pretrained,
+            is_pretrained=has_pretrained_weights(self.cfg),
             requested=replace(self.read_requested(), n_runs=n_runs, n_parallel=n_parallel),
             optimizer=state.optimizer.parts,
             lrs_at=self.lrs_at,

@@ -16,11 +16,11 @@ class PausingPruner(BasePruner):
     checkpoint, is pruned by successive halving instead.
 
     Args:
-        rungs: Where trials pause, in increasing order, as shares of what follows the longest warm-up.
+        rungs: Where trials pause, in increasing order, as shares of what follows `start`.
         reduction_factor: One of so many trials at each rung is continued.
         project_every: One of so many promotions goes to the best trial by its value projected to the end of the run,
             since early values favor large learning rates (https://arxiv.org/abs/1803.02021); None for none.
-        warmup_share: Share of a run that the longest warm-up of any trial takes.
+        start: Share of a run before which values say too little, such as the longest of several warm-ups.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -31,7 +31,7 @@ class PausingPruner(BasePruner):
         rungs: Sequence[float] = (0.04, 0.12, 0.36),
         reduction_factor: int = 3,
         project_every: int | None = 8,
-        warmup_share: float = 0.0,
+        start: float = 0.0,
     ) -> None:
         if not rungs or any(not 0 < share < 1 for share in rungs) or list(rungs) != sorted(set(rungs)):
             raise ValueError(f"rungs: {list(rungs)} must be shares of a run between 0 and 1, in increasing order")
@@ -39,7 +39,7 @@ class PausingPruner(BasePruner):
             raise ValueError(f"reduction_factor: {reduction_factor} must be at least 2")
         if project_every is not None and project_every < 2:
             raise ValueError(f"project_every: {project_every} must be at least 2, or null")
-        self.shares = place_rungs(rungs, warmup_share)
+        self.shares = place_rungs(rungs, start)
         if 0 in self.rungs or FULL_RUN in self.rungs or len(set(self.rungs)) < len(self.rungs):
             raise ValueError(f"rungs: {list(rungs)} must be at least 1% of a run apart, and from its start and end")
         self.reduction_factor, self.project_every = reduction_factor, project_every

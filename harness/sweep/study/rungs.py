@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from optuna.trial import FrozenTrial
 
 FULL_RUN = 100
-MAX_WARMUP_SHARE = 0.9  # a run whose warm-up is longer still has rungs
+MAX_START = 0.9  # rungs begin here at the latest
 
 
 def to_rung(share: float) -> int:
@@ -17,12 +17,9 @@ def to_rung(share: float) -> int:
     return round(FULL_RUN * share)
 
 
-def place_rungs(shares: Sequence[float], warmup_share: float) -> tuple[float, ...]:
-    """Return the shares of a run that are so many shares of what follows the warm-up.
-
-    During the warm-up, and soon after, the values of runs say more about its length than about their end.
-    """
-    start = min(warmup_share, MAX_WARMUP_SHARE)
+def place_rungs(shares: Sequence[float], start: float) -> tuple[float, ...]:
+    """Return the shares of a run that are so many shares of what follows the share `start`."""
+    start = min(start, MAX_START)
     return tuple(start + (1 - start) * share for share in shares)
 
 

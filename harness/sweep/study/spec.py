@@ -32,10 +32,10 @@ class StudySpec:
     not stored: whoever can write to the storage must not choose what they run.
     `space` is a SearchSpace. `objectives` are names, and `directions` say for each whether it is minimized or
     maximized.
-    `sampler` and `pruner` are `_target_` nodes. Nothing is paused or pruned before `warmup_share` of a run. `config`
-    holds the settings that all trials share, by dotted key. `keep` is the number of best trials whose checkpoints are
-    kept, None for all. Those of paused trials take at most `max_disk` bytes, None for half of the free space. Numbers
-    are suggested with so many `digits`, None for all.
+    `sampler` and `pruner` are `_target_` nodes. Nothing is pruned before `warmup_share` of a run, and rungs
+    at which trials pause follow `rung_start`. `config` holds the settings that all trials share, by dotted key. `keep`
+    is the number of best trials whose checkpoints are kept, None for all. Those of paused trials take at most
+    `max_disk` bytes, None for half of the free space. Numbers are suggested with so many `digits`, None for all.
     """
 
     program: str
@@ -51,6 +51,7 @@ class StudySpec:
     config: Mapping[str, str]
     digits: int | None = None
     max_disk: int | None = None
+    rung_start: float = 0.0
 
     def build_search_space(self) -> SearchSpace:
         return SearchSpace.from_json(self.space)
@@ -89,7 +90,7 @@ class StudySpec:
         Raises:
             ConfigError: If the pruner does not take its options.
         """
-        options = {**self.pruner, "warmup_share": self.warmup_share} if self.is_pausing else self.pruner
+        options = {**self.pruner, "start": self.rung_start} if self.is_pausing else self.pruner
         try:
             return _resolve_factory("pruner", options)()
         except (TypeError, ValueError) as error:

@@ -146,9 +146,9 @@ def test_trials_whose_projected_values_are_bad_are_not_promoted_by_them() -> Non
     assert choose(*trials, pruner=pruner) == Promotion(1, 4, 12, "rank")
 
 
-@pytest.mark.parametrize(("warmup_share", "expected"), [(0.0, (4, 12, 36)), (0.2, (23, 30, 49)), (1.0, (90, 91, 94))])
-def test_rungs_are_shares_of_what_follows_the_warm_up(warmup_share: float, expected: tuple[int, ...]) -> None:
-    assert PausingPruner(warmup_share=warmup_share).rungs == expected
+@pytest.mark.parametrize(("start", "expected"), [(0.0, (4, 12, 36)), (0.2, (23, 30, 49)), (1.0, (90, 91, 94))])
+def test_rungs_are_shares_of_what_follows_their_start(start: float, expected: tuple[int, ...]) -> None:
+    assert PausingPruner(start=start).rungs == expected
 
 
 @pytest.mark.parametrize(

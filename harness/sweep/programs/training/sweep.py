@@ -87,7 +87,7 @@ def prepare_sweep(config: DictConfig, arguments: list[str]) -> tuple[TrainingReq
         )
     request = replace(
         request,
-        spec=replace(spec, warmup_share=checked.warmup_share),
+        spec=replace(spec, warmup_share=checked.warmup_share, rung_start=checked.rung_start),
         budget=replace(budget, run_tokens=checked.run_tokens),
     )
     if request.options.warm_start == LR_RANGE:

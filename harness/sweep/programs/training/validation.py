@@ -13,6 +13,7 @@ from harness.config.validation import validate_config
 from harness.core.errors import ConfigError, did_you_mean
 from harness.core.objective_keys import OBJECTIVE_SECTIONS, is_objective_key
 from harness.run.dry_run import DryRun, dry_run
+from harness.run.initial_weights import has_pretrained_weights
 from harness.run.resume import MisfitError
 from harness.sweep.programs.training.config_space import ConfigSpace
 from harness.sweep.space.search_space import range_ends
@@ -33,10 +34,11 @@ FIT_ANY_CHECKPOINT = ("loop", "schedule", "batch", "seed")
 
 @dataclass(frozen=True)
 class SpaceCheck:
-    """The most that a run in the space takes, its warm-up as a share of the run; digests of what the current config
-    reads; and notes for the user."""
+    """The most that a run in the space takes, its warm-up as a share of the run, and the share that rungs follow;
+    digests of what the current config reads; and notes for the user."""
 
     warmup_share: float
+    rung_start: float
     checkpoint_bytes: int
     run_tokens: int
     dataset: Mapping[str, str]
@@ -52,7 +54,8 @@ def check_search_space(space: ConfigSpace, allow: Sequence[str]) -> SpaceCheck:
         ConfigError: If a config cannot run, or uses other data or another number of tokens than the current one.
     """
     check_searched_keys(space, allow)
-    current = dry_run_from_scratch(space.compose_config({}))
+    cfg = space.compose_config({})
+    current = dry_run_from_scratch(cfg)
 
     def check_point(values: Mapping[str, Any]) -> DryRun:
         corner = dry_run_from_scratch(space.compose_config(values))
@@ -70,11 +73,12 @@ def check_search_space(space: ConfigSpace, allow: Sequence[str]) -> SpaceCheck:
     notices = [*_find_unused_conditions(space), *dict.fromkeys(notice for run in built for notice in run.notices)]
     if warmup_share > LONG_WARMUP_SHARE:
         notices.append(
-            f"the longest warm-up in the space is {warmup_share:.0%} of a run, and no trial is paused or pruned "
-            "before it ends; a shorter warm-up would let bad trials end sooner"
+            f"the longest warm-up in the space is {warmup_share:.0%} of a run, and trials are not pruned before it "
+            "ends; a shorter warm-up would let bad trials end sooner"
         )
     run_tokens, checkpoint_bytes = max(run.tokens for run in built), max(run.checkpoint_bytes for run in built)
-    return SpaceCheck(warmup_share, checkpoint_bytes, run_tokens, current.dataset, tuple(notices))
+    rung_start = 0.0 if has_pretrained_weights(cfg) else _find_rung_start(built[1:])
+    return SpaceCheck(warmup_share, rung_start, checkpoint_bytes, run_tokens, current.dataset, tuple(notices))
 
 
 def check_searched_keys(space: ConfigSpace, allow: Sequence[str]) -> None:
@@ -191,6 +195,15 @@ def _check_comparable(current: DryRun, corner: DryRun) -> None:
             "a trial would read other data than the current config; do not search data settings, "
             "or add the key to sweep.allow"
         )
+
+
+def _find_rung_start(runs: Sequence[DryRun]) -> float:
+    """Return the share of a run that the longest warm-up takes, if warm-ups differ; else 0.
+
+    From random weights, the values of runs during their warm-up tell its length rather than their end.
+    """
+    shares = {_warmup_share(run) for run in runs}
+    return max(shares) if len(shares) > 1 else 0.0
 
 
 def _warmup_share(run: DryRun) -> float:
