@@ -1,5 +1,7 @@
 """Runs with parallel=fsdp give the losses of one process, and other processes resume them."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import torch
 from harness.config.compose import compose_config
 from harness.run.runner import run
 from harness.training.checkpoint import find_damage, read_checkpoint
+from tests.conftest import ROOT
 from tests.run.test_run import SMOKE, read_series, run_with_torchrun
 
 TRAINING = [*SMOKE, "observers=metrics_only", "data=pydoc_qa", "model.dropout=0.0", "loop.max_steps=6", "loop.evals=2"]
@@ -50,3 +53,14 @@ def test_resuming_onto_other_processes(places, tmp_path) -> None:
             run_with_torchrun(*TRAINING, *places, *choices, *resume, f"name={again}", n_processes=n_processes)
             [resumed] = (tmp_path / "outputs").glob(f"*_{again}")
             assert_equal_curves(resumed, alone.folder, 3)
+
+
+@pytest.mark.slow
+def test_complex_weights_are_refused_by_name(places) -> None:
+    operator = ["experiment=operator", "device=cpu", "data.train=32", "data.held_out=16", "model.width=8"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "run.py"]
+    done = subprocess.run(
+        [*launcher, *operator, *places, "parallel=fsdp"], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert "parallel: fully_shard cannot add up complex gradients (network.fno_blocks.convs.0.weight" in done.stderr
+    assert "exitcode  : 2" in done.stderr
