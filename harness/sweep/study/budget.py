@@ -37,6 +37,11 @@ class Budget:
         """Return whether the number of trials allows another one."""
         return sum(RETRY_OF not in trial.user_attrs and is_own_trial(trial) for trial in trials) < self.n_trials
 
+    def count_runs(self) -> float:
+        """Return how many whole runs all trials add up to at most."""
+        by_tokens = self.max_tokens / self.run_tokens if self.max_tokens is not None and self.run_tokens else math.inf
+        return min(self.n_trials, math.inf if self.runs is None else self.runs, by_tokens)
+
     def find_share_left(self, trials: Sequence[FrozenTrial]) -> float:
         """Return how many runs may still be done, as a sum of shares of a run; infinity without a limit.
 

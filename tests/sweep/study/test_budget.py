@@ -105,3 +105,9 @@ def test_the_first_trials_are_limited_by_the_expected_tokens_of_a_run() -> None:
     ask_trial(study)
     assert budget.find_share_left(study.trials) == pytest.approx(0.5)
     assert replace(budget, run_tokens=None).find_share_left(study.trials) == math.inf
+
+
+def test_the_runs_of_a_budget_are_those_of_its_tightest_limit() -> None:
+    assert Budget(24).count_runs() == 24
+    assert Budget(200, runs=8).count_runs() == 8
+    assert Budget(200, runs=8, max_tokens=500, run_tokens=100).count_runs() == 5

@@ -148,7 +148,8 @@ def _run_preflight(request: TrainingRequest) -> str:
     """
     if request.preflight == "skip":
         return ""
-    with open_training_setup(_worker_config(request), request.budget.n_trials, request.workers.n_jobs) as setup:
+    n_runs = math.ceil(request.budget.count_runs())
+    with open_training_setup(_worker_config(request), n_runs, request.workers.n_jobs) as setup:
         print_fitted(f"{describe_start(setup, list(CHECKS))}, once; preflight=skip leaves it out")
         report = preflight(setup, on_finding=print_finding)
     print_fitted(summarize_report(report))
@@ -165,11 +166,7 @@ def estimate_cost(request: TrainingRequest) -> str:
     n_evals = run.evals + 1 + (len(request.spec.list_rungs()) if request.spec.is_pausing else 0)
     trial_seconds = run.seconds_per_step * run.total_steps + run.seconds_per_eval * n_evals
     budget = request.budget
-    n_runs = min(
-        float(budget.n_trials),
-        math.inf if budget.runs is None else budget.runs,
-        math.inf if budget.max_tokens is None else budget.max_tokens / run.tokens,
-    )
+    n_runs = replace(budget, run_tokens=run.tokens).count_runs()
     is_limited = n_runs < budget.n_trials  # some trials are not completed then
     n_rounds = max(1.0, n_runs / request.workers.n_jobs)
     minutes = (n_rounds if is_limited else math.ceil(n_rounds)) * trial_seconds / 60
