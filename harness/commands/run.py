@@ -112,8 +112,8 @@ def main(arguments: Sequence[str]) -> int:
     """Return the exit status: 0; 1 if a run or sweep failed or diverged; 2 for bad input; 128 + a signal's number."""
     try:
         status = _compose_and_run(arguments)
-    except SystemExit as error:  # Hydra exits where `run_job` does
-        _end_distributed(error.code if isinstance(error.code, int) else 0)
+    except SystemExit as error:  # Hydra exits where `run_job` does; a text is a failure
+        _end_distributed(error.code if isinstance(error.code, int) else int(error.code is not None))
         raise
     _end_distributed(status)
     return status

@@ -128,7 +128,8 @@ def _expect_gains(
         return np.full(len(curves), np.median(gains))
     deviations = (before - np.median(before[is_known])) / (before[is_known].std() or 1.0)
     features = np.c_[points, np.nan_to_num(deviations).clip(-MAX_DEVIATION, MAX_DEVIATION)]
-    return _predict_gains(features, is_known, gains).clip(0.0, MAX_GAIN_RATIO * gains.max())
+    low, high = min(gains.min(), 0.0), max(gains.max(), 0.0)  # an objective may be worse than the values before it
+    return _predict_gains(features, is_known, gains).clip(MAX_GAIN_RATIO * low, MAX_GAIN_RATIO * high)
 
 
 def _predict_gains(features: np.ndarray, is_known: np.ndarray, gains: np.ndarray) -> np.ndarray:

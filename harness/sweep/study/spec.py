@@ -90,7 +90,7 @@ class StudySpec:
         Raises:
             ConfigError: If the pruner does not take its options.
         """
-        options = {**self.pruner, "start": self.rung_start} if self.is_pausing else self.pruner
+        options = {"start": self.rung_start, **self.pruner} if self.is_pausing else self.pruner
         try:
             return _resolve_factory("pruner", options)()
         except (TypeError, ValueError) as error:

@@ -191,6 +191,13 @@ def test_gains_that_depend_on_the_params_are_expected_of_others() -> None:
     assert np.abs(projected[15:] - ends[15:]).mean() < 0.3 * np.abs(middle - ends[15:]).mean()
 
 
+def test_objectives_that_are_worse_than_the_values_before_them_are_expected_of_others() -> None:
+    points = np.linspace(0, 1, 12)[:, None]
+    whole = [TrialCurve([4, 100], [1.0, 2.0 + point]) for point in points[:11, 0]]
+    projected = project_curves([*whole, TrialCurve([4], [1.0])], points)
+    assert projected[11] == pytest.approx(3.0, abs=0.1)
+
+
 def test_only_params_that_all_trials_have_are_encoded() -> None:
     lr, rank, other = FloatDistribution(1e-4, 1.0, log=True), IntDistribution(1, 5), FloatDistribution(0.0, 1.0)
     trials = [
