@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import optuna
 import pytest
@@ -13,6 +14,7 @@ from harness.sweep.study.pausing import PausingPruner
 from harness.sweep.study.promotion import Promotion, choose_promotion
 from harness.sweep.study.rungs import list_rung_costs
 from harness.sweep.study.trial_attrs import PROMOTIONS, RESULT, TARGET, WORKER
+from tests.sweep.tiny_sweeps import TINY, read_tiny_request
 
 PRUNER = PausingPruner(project_every=None)
 
@@ -166,3 +168,8 @@ def test_rungs_are_shares_of_what_follows_their_start(start: float, expected: tu
 def test_wrong_options_are_refused(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         PausingPruner(**options)
+
+
+def test_a_given_start_of_rungs_is_kept(places: list[str]) -> None:
+    spec = read_tiny_request(*TINY, *places, "pruner=pausing", "+pruner.start=0.5").spec
+    assert replace(spec, rung_start=0.2).list_rungs()[0] == pytest.approx(0.52)
