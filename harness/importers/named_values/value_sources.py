@@ -140,7 +140,7 @@ class RewrittenDocument:
         started = time.monotonic()
         text = decode_text(self._path.read_bytes())
         curves = read_document(text, self._path)
-        if curves is None and is_final:
+        if curves is None and is_final and not self._stamp:  # it may be text that begins like a document
             reader = OutputReader()
             reader.feed(text)
             reader.finish()

@@ -75,12 +75,16 @@ class MetricReader:
         self._reported: tuple[str, int] = ("", 0)  # name of the curve that was read last, and how much of it
         self._taken: dict[str, int] = {}  # number of points by key
 
-    def read_new_points(self) -> list[CurvePoint]:
+    def read_new_points(self, is_final: bool = False) -> list[CurvePoint]:
         """Read what the program has written since the last call; return the new points of the metric.
 
         Without a named metric these are those of the validation loss. There are none while the metric is not there.
+        It is final if the program has ended by itself.
+
+        Raises:
+            ValueError: If a source cannot be read.
         """
-        curves = self._read_sources(is_final=False)
+        curves = self._read_sources(is_final)
         try:
             named = self._spec.metric
             curve = find_validation_loss(curves) if named is None else find_named_metric(curves, named, "").curve
@@ -94,15 +98,19 @@ class MetricReader:
         self._reported = curve.name.key, len(curve)
         return list(curve.iterate_points(start))
 
-    def read_new_curves(self) -> dict[str, list[CurvePoint]]:
+    def read_new_curves(self, is_final: bool = False) -> dict[str, list[CurvePoint]]:
         """Return the points of all curves that were read since the last call, by name, for the record of the trial.
 
         Losses, LR and gradient norm have our names; the first name that stands for one of these gets it. A setting,
-        and a number that was printed once and has no name of a metric, is none.
+        and a number that was printed once and has no name of a metric, is none. It is final if the program has ended
+        by itself.
+
+        Raises:
+            ValueError: If a source cannot be read.
         """
         found: dict[str, list[CurvePoint]] = {}
         taken_names: set[str] = set()
-        for curve in self._read_sources(is_final=False):
+        for curve in self._read_sources(is_final):
             if curve.is_setting:
                 continue
             name = curve.name.metric

@@ -96,7 +96,7 @@ class CommandRunner:
                 should_end=watcher.should_end,
                 grace_seconds=self._grace_seconds,
             )
-            watcher.read_new_values()
+            watcher.read_new_values(is_final=not program_exit.was_ended)
             if not program_exit.was_ended and program_exit.code == 0:
                 self._shared_files.end_trial(job.number, job.folder.parent)
             if program_exit.n_left:
@@ -252,18 +252,18 @@ class _OutputWatcher:
             self._read_at = started + taken / READING_SHARE
         return self.is_pruned and self.reports.end_program(self._grace_seconds)
 
-    def read_new_values(self) -> None:
-        """Record and report what the program has written since the last call."""
+    def read_new_values(self, is_final: bool = False) -> None:
+        """Record and report what the program has written since the last call; all of it if it has ended by itself."""
         reported = self.reports.read_new_points()
         for point in reported:
             self._record.add_metrics(point.step, {self._objective: point.value}, estimate_total_steps(point))
         self._report_points(reported)
         if self.old_files.describe_remains():
             return
-        with suppress(ValueError):  # a file that is being written; at the end it is read again
-            self._record_curves()
+        with suppress(ValueError):  # a file that is being written; the final value is read again and raises it
+            self._record_curves(is_final)
             if not len(self.reports.curve):
-                self._report_points(self._reader.read_new_points())
+                self._report_points(self._reader.read_new_points(is_final))
 
     def _report_points(self, points: Sequence[CurvePoint]) -> None:
         was_pruned = self.is_pruned
@@ -274,10 +274,10 @@ class _OutputWatcher:
         if not was_pruned and self.reporter.fraction_done >= 1:
             self.is_pruned = False  # it has reached its end before it was read
 
-    def _record_curves(self) -> None:
+    def _record_curves(self, is_final: bool) -> None:
         rows: dict[int, dict[str, float]] = {}
         totals: dict[int, int] = {}
-        for name, points in self._reader.read_new_curves().items():
+        for name, points in self._reader.read_new_curves(is_final).items():
             if name == self._objective and len(self.reports.curve):
                 continue  # it has been reported
             for point in points:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from mlflow.tracking import MlflowClient
 
+from harness.importers.named_values import value_sources
 from harness.importers.named_values.metric_lookup import MetricError
 from harness.sweep.programs.command.metrics import MetricReader, MetricSpec, trial_environment
 from tests.sweep.programs.command.outputs import CONFIGS, CSV, EPOCHS, ERRORS, FOUND, KERAS, MNIST, STEPS, TRAINER_BARS
@@ -151,6 +152,8 @@ for epoch in range(1, 5):
     print(f"epoch {epoch}/4 train_loss {1 / epoch:.3f} val_acc", end=" ")
     time.sleep(0.05)
     print(f"{epoch / 5:.2f}", flush=True)
+    if epoch == 2:
+        sys.stdin.read()
 """
 
 
@@ -158,14 +161,14 @@ def test_a_program_is_read_while_it_runs(tmp_path: Path) -> None:
     output = tmp_path / "output.log"
     reader = MetricReader(MetricSpec("val_acc"), output)
     points: list[tuple[int, float, float | None]] = []
-    with output.open("wb") as file, subprocess.Popen([sys.executable, "-c", SCRIPT], stdout=file) as process:
-        while process.poll() is None:
+    command = [sys.executable, "-c", SCRIPT]
+    with output.open("wb") as file, subprocess.Popen(command, stdin=subprocess.PIPE, stdout=file) as process:
+        while len(points) < 2:
             points += [tuple(point) for point in reader.read_new_points()]
             time.sleep(0.01)
-        seen_before_the_end = len(points)
+        process.communicate()
     points += [tuple(point) for point in reader.read_new_points()]
     assert points == [(1, 0.2, 0.25), (2, 0.4, 0.5), (3, 0.6, 0.75), (4, 0.8, 1.0)]
-    assert seen_before_the_end >= 1
     assert reader.read_final_value().value == 0.8
 
 
@@ -223,19 +226,23 @@ def test_metric_of_a_file(case: str, tmp_path: Path) -> None:
         assert len(MetricReader(spec, tmp_path / "output.log").read_new_points()) == n_points
 
 
-def test_trainer_state_knows_the_length_and_may_be_half_written(tmp_path: Path) -> None:
+def test_trainer_state_knows_the_length_and_may_be_half_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(value_sources, "WAIT_FACTOR", 0)
     (tmp_path / "checkpoint-200").mkdir()
     path = tmp_path / "checkpoint-200" / "trainer_state.json"
     path.write_text(json.dumps(STATE)[:-30])
     reader = MetricReader(MetricSpec("eval_loss", (str(tmp_path),)), tmp_path / "output.log")
     assert reader.read_new_points() == []
     path.write_text(json.dumps(STATE))
-    time.sleep(0.05)  # reading takes at most a tenth of the time
     assert [tuple(point) for point in reader.read_new_points()] == [(100, 1.8, 0.25), (200, 1.7, 0.5)]
     (tmp_path / "checkpoint-300").mkdir()
     longer = STATE | {"log_history": [*STATE["log_history"], {"eval_loss": 1.6, "step": 300}]}
     (tmp_path / "checkpoint-300" / "trainer_state.json").write_text(json.dumps(longer))
     assert [tuple(point) for point in reader.read_new_points()] == [(300, 1.6, 0.75)]
+    (tmp_path / "checkpoint-300" / "trainer_state.json").write_text(json.dumps(longer)[:-30])
+    assert reader.read_new_points(is_final=True) == []
 
 
 def test_wildcards_name_the_latest_file(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from mlflow.tracking import MlflowClient
 from optuna.trial import TrialState
 
 from harness import cli
+from harness.importers.named_values import value_sources
 from harness.sweep.study.setup import open_study
 from harness.sweep.study.trial_attrs import BASELINE
 from tests.sweep.programs.command.sweeps import (
@@ -128,6 +129,16 @@ def test_a_file_that_a_script_rewrites_is_read_while_it_runs() -> None:
     assert pruned.fraction_done < 1
     rows = [entry for entry in read_record(study) if entry["kind"] == "metrics"]
     for name in ("val/loss", "train/loss"):  # of one step, they may have been read one after the other
+        assert [row["step"] for row in rows if name in row["metrics"]] == list(range(1, 21))
+
+
+def test_what_a_slow_reader_has_not_read_is_recorded_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(value_sources, "WAIT_FACTOR", 1e9)  # as if each read took long: the file is read once
+    copy_script("rewriting.py")
+    study, line = SCRIPTS["rewriting.py"]
+    assert run_trial(line, {"learning_rate": 2e-3}).status == "completed"
+    rows = [entry for entry in read_record(study) if entry["kind"] == "metrics"]
+    for name in ("val/loss", "train/loss"):
         assert [row["step"] for row in rows if name in row["metrics"]] == list(range(1, 21))
 
 
