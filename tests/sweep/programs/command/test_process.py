@@ -125,7 +125,8 @@ def test_what_does_not_end_is_killed_with_all_that_it_has_started(tmp_path: Path
 
 def test_what_a_program_leaves_in_the_background_ends_with_it(tmp_path: Path) -> None:
     done = run_script(tmp_path, STUBBORN, grace_seconds=0.2)
-    assert done == ProgramExit(0, n_left=4)
+    assert (done.code, done.was_killed) == (0, False)
+    assert done.n_left >= 4  # a shell may not yet have become the program it starts
     assert not [pid for pid in read_pids(tmp_path) if is_running(pid)]
 
 
