@@ -3,19 +3,23 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from harness.core.credentials import hide_credentials
 from harness.core.errors import ConfigError, DamageError
 from harness.record.sweep_files import SWEEP_FILE
 from harness.tracking.mlflow_client import TrackingClient, UploadError, convert_errors
-from harness.tracking.store_uri import adopt_configured_store, check_recorded_uri, sqlite_path
+from harness.tracking.store_uri import adopt_configured_store, check_recorded_uri, resolve_store_uri, sqlite_path
 from harness.tracking.sweep_uploader import is_sweep_folder, read_sweep_identity
 
 ARTIFACT_FOLDER = "report"
 
 
-def upload_report(sweep: Path, report: Path, files: Iterable[Path]) -> str:
+def upload_report(sweep: Path, report: Path, files: Iterable[Path], store: str | None = None) -> str:
     """Log the files of a report as artifacts, and return a note if that was not possible.
 
     Nothing is done for a sweep that was never uploaded. Nothing is created: neither a store nor a run.
+
+    Args:
+        store: Address of the user's MLflow store, if the command was given one.
     """
     if not is_sweep_folder(sweep) or not (sweep / "mlflow.json").is_file():
         return ""
@@ -23,7 +27,11 @@ def upload_report(sweep: Path, report: Path, files: Iterable[Path]) -> str:
     try:
         identity = read_sweep_identity(sweep)
         uri = identity["uri"]
-        check_recorded_uri(uri, SWEEP_FILE)
+        given = resolve_store_uri(store) if store else ""
+        if hide_credentials(given) == uri:
+            uri = given  # files store addresses without credentials
+        else:
+            check_recorded_uri(uri, SWEEP_FILE)
         file = sqlite_path(uri)
         if file is not None and not file.is_file():
             return f"the report is not in MLflow: there is no store {file}"

@@ -14,14 +14,19 @@ from harness.tracking.report_upload import upload_report
 REPORT = "report"
 
 
-def run_report_stage(study_folder: Path, storage: str | None, record: RescueRecord) -> StageResult:
-    """Write the report, and end the rescue with what the confirmation has shown."""
+def run_report_stage(
+    study_folder: Path, storage: str | None, record: RescueRecord, store: str | None = None
+) -> StageResult:
+    """Write the report, and end the rescue with what the confirmation has shown.
+
+    The report goes to MLflow too, to `store` if the command was given one.
+    """
     folder = record.path.parent / REPORT
     place = {"path": str(study_folder), "relative_path": os.path.relpath(study_folder, folder)}
     inputs = {"price_per_hour": None, "study": place}
     report = make_study_report(load_study_source(study_folder, storage), None, inputs)
     files = write_report(folder, report)
-    if note := upload_report(study_folder, folder, files):
+    if note := upload_report(study_folder, folder, files, store):
         print_notes([note])
     page = next(file for file in files if file.suffix == ".html")
     return StageResult(f"wrote {page}", {"folder": str(folder)}, ending=read_conclusion(record))

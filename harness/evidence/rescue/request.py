@@ -71,6 +71,11 @@ class TrainingRescue:
         """The overrides for commands that are printed or recorded."""
         return [hide_credentials(override) for override in self.overrides]
 
+    @property
+    def tracking_store(self) -> str | None:
+        """The address of the MLflow store in the configuration, None for the default one."""
+        return self.compose_config().tracking.uri
+
     def read_storage(self) -> str | None:
         """Return the address of the study's database, None for a journal."""
         storage = read_given_settings(self.sweep_overrides).get("sweep.storage")

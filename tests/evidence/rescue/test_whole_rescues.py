@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from mlflow.tracking import MlflowClient
 
 from harness import cli
 from harness.core.paths import PACKAGE
@@ -44,6 +45,17 @@ def test_rescue_ends_with_a_confirmed_config_and_a_report(rescued) -> None:
     written = json.loads((rescued.folder / "rescue.json").read_text())
     del written["sha256"]
     assert written == rescued.result
+
+
+def test_report_goes_to_the_store_on_the_command_line(places, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    words = [word for word in TINY if word != "~observers.mlflow"]
+    found = run_rescue(*words, *places, *OPTIONS, "--to", f"{tmp_path}/rescue", "--json")
+    assert (found.status, "not in MLflow" in found.err) == (0, False), found.err
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    experiments = [one.experiment_id for one in client.search_experiments()]
+    reported = [run for run in client.search_runs(experiments) if client.list_artifacts(run.info.run_id, "report")]
+    assert len(reported) == 1
 
 
 def test_test_split_is_set_aside_with_a_note(rescued) -> None:
