@@ -10,6 +10,7 @@ from harness.sweep.study.rungs import FULL_RUN
 REASONS: dict[Reason, str] = {
     "rank": "one of the best there",
     "projection": "best projected value",
+    "coverage": "best of an option without a completed trial",
     "last": "no new trials start",
 }
 

@@ -18,7 +18,6 @@ MIN_GAINS, MIN_MODEL_GAINS = 3, 6  # trials from which the median gain, and its 
 OUTLIER_LEVEL = 0.9  # gains beyond this quantile are clipped, at twice its distance from the median
 MAX_DEVIATION = 3.0  # standard deviations beyond which values are clipped
 MIN_SPREAD = 0.1  # added to standard deviations, so that a param that hardly varies has little weight
-MAX_GAIN_RATIO = 1.5  # of an expected gain over the largest one that was seen
 CLIP, CLIP_LEVEL = 2.0, 0.75  # values are at most so many times as far from the best one as this quantile is
 
 
@@ -128,8 +127,9 @@ def _expect_gains(
         return np.full(len(curves), np.median(gains))
     deviations = (before - np.median(before[is_known])) / (before[is_known].std() or 1.0)
     features = np.c_[points, np.nan_to_num(deviations).clip(-MAX_DEVIATION, MAX_DEVIATION)]
-    low, high = min(gains.min(), 0.0), max(gains.max(), 0.0)  # an objective may be worse than the values before it
-    return _predict_gains(features, is_known, gains).clip(MAX_GAIN_RATIO * low, MAX_GAIN_RATIO * high)
+    # An objective may be worse than the values before it. No trial is expected to gain more than others have: bad
+    # configurations, far from those that went on, would seem the best.
+    return _predict_gains(features, is_known, gains).clip(min(gains.min(), 0.0), max(gains.max(), 0.0))
 
 
 def _predict_gains(features: np.ndarray, is_known: np.ndarray, gains: np.ndarray) -> np.ndarray:

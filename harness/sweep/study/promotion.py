@@ -16,7 +16,7 @@ from harness.sweep.study.projection import project_trials
 from harness.sweep.study.rungs import FULL_RUN, list_rung_costs
 from harness.sweep.study.trial_attrs import PROMOTIONS, is_own_trial, is_paused
 
-Reason = Literal["rank", "projection", "last"]
+Reason = Literal["rank", "projection", "coverage", "last"]
 Phase = Literal["search", "last", "relaxed", "rest"]
 """In `search` new trials are started. In `last` and `relaxed` their number is reached: in `relaxed` some of a budget is
 left, in `last` there is no budget, and the reduction factor limits promotions. In `rest` less than a run is left."""
@@ -26,7 +26,8 @@ left, in `last` there is no budget, and the reduction factor limits promotions. 
 class Promotion:
     """A paused trial to continue from the rung `start` to `target`, both in percent.
 
-    The reason is its rank, its projected value, or that no new trials are started.
+    The reason is its rank, its projected value, that no trial with the same keys is complete, or that no new trials are
+    started.
     """
 
     number: int
@@ -61,18 +62,17 @@ def choose_promotion(
     """Return the promotion that the ranks allow, of the highest rung first, or None.
 
     One of every `reduction_factor` trials at a rung is promoted, the best, whenever that changes. One of every
-    `project_every` promotions goes to the best trial by projected value instead. When no new trials are started, the
-    number at each rung is rounded up, or it is not limited, to complete as many as the rest of the budget allows.
+    `project_every` promotions goes to the best trial by projected value instead, and in a conditional space another one
+    to the option that is least advanced, until a trial of each is complete. When no new trials are started, the number
+    at each rung is rounded up, or it is not limited, to complete as many as the rest of the budget allows.
 
     Args:
         sign: -1 if the study maximizes, else 1.
         may_continue: Whether a trial may be continued to a rung: it is within the budget, and on this machine.
     """
     rungs = _rank_trials(trials, pruner, sign, may_continue)
-    if phase == "search" and _is_turn_of_projection(trials, pruner):
-        promotion = _promote_projected(trials, rungs, pruner, sign)
-        if promotion is not None:
-            return promotion
+    if phase == "search" and (promotion := _promote_in_turn(trials, rungs, pruner, sign)):
+        return promotion
     if phase == "relaxed":
         return _promote_balanced(rungs)
     for rung in reversed(rungs):
@@ -87,9 +87,38 @@ def choose_promotion(
     return None
 
 
-def _is_turn_of_projection(trials: Sequence[FrozenTrial], pruner: PausingPruner) -> bool:
+def _promote_in_turn(
+    trials: Sequence[FrozenTrial], rungs: Sequence[_Rung], pruner: PausingPruner, sign: int
+) -> Promotion | None:
+    """Return the promotion that does not go by the ranks, if it is its turn."""
+    if pruner.project_every is None:
+        return None
     n_promotions = sum(len(trial.user_attrs.get(PROMOTIONS, ())) for trial in trials)
-    return pruner.project_every is not None and n_promotions % pruner.project_every == pruner.project_every - 1
+    turn = n_promotions % pruner.project_every
+    if turn == 0:
+        return _promote_least_advanced(trials, rungs)
+    return _promote_projected(trials, rungs, pruner, sign) if turn == pruner.project_every - 1 else None
+
+
+def _promote_least_advanced(trials: Sequence[FrozenTrial], rungs: Sequence[_Rung]) -> Promotion | None:
+    """Return the promotion of the best trial, at its furthest rung, of the option that has got least far.
+
+    Trials with the same keys are of one option, such as an optimizer. Losses of different options early in a run say
+    little of the order of the final ones. None if a trial of each is complete or running, or there is only one option.
+    """
+    options: dict[frozenset[str], list[FrozenTrial]] = {}
+    for trial in trials:
+        if is_own_trial(trial) and trial.params:
+            options.setdefault(frozenset(trial.params), []).append(trial)
+    found = []
+    for option in options.values() if len(options) > 1 else ():
+        numbers = {trial.number for trial in option}
+        furthest = next((rung for rung in reversed(rungs) if numbers.intersection(rung.ranked)), None)
+        if furthest is not None and not any(trial.state == TrialState.COMPLETE for trial in option):
+            best = next(number for number in furthest.ranked if number in numbers)
+            if promotion := furthest.promote([best], "coverage"):
+                found.append(promotion)
+    return min(found, key=lambda promotion: (promotion.start, promotion.number), default=None)
 
 
 def _promote_projected(

@@ -134,11 +134,21 @@ def test_some_promotions_go_to_the_best_projected_value() -> None:
     pruner = PausingPruner(project_every=4)
     ahead = [make_trial({4: 2.0, 12: 1.0 + lr}, lr=lr) for lr in (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)]
     behind = [make_trial({4: 2.1 + index / 100}, lr=0.9) for index in range(11)]
-    slow = make_trial({4: 2.2}, lr=0.0)
+    slow = make_trial({4: 2.05}, lr=0.4)
+    ahead[0].state = TrialState.RUNNING
     ahead[0].user_attrs[PROMOTIONS] = [{"start": 4, "target": 12, "reason": "rank"}] * 3
     assert choose(*ahead, *behind, slow, pruner=pruner) == Promotion(17, 4, 12, "projection")
     ahead[0].user_attrs[PROMOTIONS] *= 2
-    assert choose(*ahead, *behind, slow, pruner=pruner) == Promotion(0, 12, 36, "rank")
+    assert choose(*ahead, *behind, slow, pruner=pruner) == Promotion(1, 12, 36, "rank")
+
+
+def test_no_trial_is_expected_to_gain_more_than_others_have() -> None:
+    """At first the lowest LRs of a range, far from those that went on, seemed to be the best ones."""
+    pruner = PausingPruner(project_every=4)
+    ahead = [make_trial({4: 2.0, 12: 1.0 + lr}, lr=lr) for lr in (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)]
+    lowest = [make_trial({4: 2.4}, lr=0.0) for _ in range(12)]
+    ahead[0].user_attrs[PROMOTIONS] = [{"start": 4, "target": 12, "reason": "rank"}] * 3
+    assert choose(*ahead, *lowest, pruner=pruner) == Promotion(0, 12, 36, "projection")
 
 
 def test_trials_whose_projected_values_are_bad_are_not_promoted_by_them() -> None:
@@ -146,6 +156,36 @@ def test_trials_whose_projected_values_are_bad_are_not_promoted_by_them() -> Non
     trials = [make_trial({4: 1.0, 12: 1.0}, TrialState.COMPLETE), *(make_trial({4: 2.0 + index}) for index in range(8))]
     trials[0].user_attrs[PROMOTIONS] = [{"start": 4, "target": 12, "reason": "rank"}]
     assert choose(*trials, pruner=pruner) == Promotion(1, 4, 12, "rank")
+
+
+def make_option(key: str, *curves: dict[int, float], state: TrialState = TrialState.WAITING) -> list[FrozenTrial]:
+    """Return trials that search another key than those of other options."""
+    trials = [make_trial(values, state) for values in curves]
+    for trial in trials:
+        trial.params, trial.distributions = {key: 0.5}, {key: FloatDistribution(0.0, 1.0)}
+    return trials
+
+
+def test_an_option_of_which_no_trial_is_complete_gets_a_turn() -> None:
+    """Late starters, such as LAMB, are behind the others at every early rung."""
+    pruner = PausingPruner(project_every=8)
+    adamw = make_option("lr @ optimizer=adamw", *({4: 1.0 + index} for index in range(6)))
+    done = make_option("lr @ optimizer=sgd", {4: 3.0, 12: 3.0, 36: 3.0, 100: 1.0}, state=TrialState.COMPLETE)
+    lamb = make_option("lr @ optimizer=lamb", {4: 9.0}, {4: 8.5}, {4: 8.0, 12: 7.5})
+    assert choose(*done, *adamw, *lamb, pruner=pruner) == Promotion(1, 4, 12, "coverage")
+    adamw[0].intermediate_values |= {12: 0.9, 36: 0.8}
+    assert choose(*done, *adamw, *lamb, pruner=pruner) == Promotion(9, 12, 36, "coverage")
+    adamw[1].user_attrs[PROMOTIONS] = [{"start": 4, "target": 12, "reason": "coverage"}]
+    assert choose(*done, *adamw, *lamb, pruner=pruner) == Promotion(2, 4, 12, "rank")
+    assert choose(*done, *adamw, *lamb) == Promotion(2, 4, 12, "rank")  # project_every is null
+
+
+def test_an_option_gets_no_turn_while_its_best_trial_runs_or_where_there_is_no_other() -> None:
+    pruner = PausingPruner(project_every=8)
+    done = make_option("sgd", {4: 3.0, 12: 3.0, 36: 3.0, 100: 1.0}, state=TrialState.COMPLETE)
+    running = make_option("lamb", {4: 9.0, 12: 8.0}, state=TrialState.RUNNING)
+    assert choose(*done, *running, *make_option("lamb", {4: 9.5}), pruner=pruner) is None
+    assert choose(*make_option("lamb", {4: 9.5}), pruner=pruner) is None
 
 
 @pytest.mark.parametrize(("start", "expected"), [(0.0, (4, 12, 36)), (0.2, (23, 30, 49)), (1.0, (90, 91, 94))])
