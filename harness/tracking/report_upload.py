@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from harness.core.credentials import hide_credentials
-from harness.core.errors import ConfigError, DamageError
+from harness.core.errors import ConfigError
 from harness.record.sweep_files import SWEEP_FILE
 from harness.tracking.mlflow_client import TrackingClient, UploadError, convert_errors
 from harness.tracking.store_uri import adopt_configured_store, check_recorded_uri, resolve_store_uri, sqlite_path
@@ -19,7 +19,8 @@ def upload_report(sweep: Path, report: Path, files: Iterable[Path], store: str |
     Nothing is done for a sweep that was never uploaded. Nothing is created: neither a store nor a run.
 
     Args:
-        store: Address of the user's MLflow store, if the command was given one.
+        store: Address of the MLflow store in the user's configuration, if any. The recorded store, to which the report
+            goes, is trusted if it is this one.
     """
     if not is_sweep_folder(sweep) or not (sweep / "mlflow.json").is_file():
         return ""
@@ -43,6 +44,6 @@ def upload_report(sweep: Path, report: Path, files: Iterable[Path], store: str |
             for path in files:
                 folder = (Path(ARTIFACT_FOLDER) / path.relative_to(report)).parent
                 client.log_artifact(run_id, path, folder.as_posix())
-    except (UploadError, DamageError, ConfigError, OSError) as error:
+    except (UploadError, ConfigError, ValueError, OSError) as error:
         return f"the report is not in MLflow: {error}"
     return ""

@@ -38,7 +38,7 @@ def plan_training_rescue(
         stages={
             **{name: partial(stage, rescue) for name, stage in own.items()},
             CONFIRMATION: partial(run_confirmation_stage, study, options, storage),
-            REPORT: partial(run_report_stage, study, storage, store=rescue.tracking_store),
+            REPORT: partial(run_report_stage, study, storage, store=rescue.read_tracking_store()),
         },
         folder=rescue.folder,
         inputs=rescue.inputs,

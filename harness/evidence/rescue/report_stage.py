@@ -19,7 +19,7 @@ def run_report_stage(
 ) -> StageResult:
     """Write the report, and end the rescue with what the confirmation has shown.
 
-    The report goes to MLflow too, to `store` if the command was given one.
+    The report goes to the study's run in MLflow too. `store` is the address in the configuration of this command.
     """
     folder = record.path.parent / REPORT
     place = {"path": str(study_folder), "relative_path": os.path.relpath(study_folder, folder)}

@@ -71,9 +71,8 @@ class TrainingRescue:
         """The overrides for commands that are printed or recorded."""
         return [hide_credentials(override) for override in self.overrides]
 
-    @property
-    def tracking_store(self) -> str | None:
-        """The address of the MLflow store in the configuration, None for the default one."""
+    def read_tracking_store(self) -> str | None:
+        """Return the address of the MLflow store in the configuration, None for the default one."""
         return self.compose_config().tracking.uri
 
     def read_storage(self) -> str | None:

@@ -3,6 +3,7 @@
 import codecs
 import glob
 import io
+import json
 import os
 import time
 from pathlib import Path
@@ -117,15 +118,21 @@ class GrowingText:
 
 
 class RewrittenDocument:
-    """A document that a program writes as a whole, maybe again and again. A half-written one counts for nothing."""
+    """A document that a program writes as a whole, maybe again and again. A half-written one counts for nothing.
+
+    A file whose first line or lines are a document is read as text as soon as more follows.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._text: GrowingText | None = None
         self._curves = NamedCurves()
         self._stamp: tuple[int, ...] = ()
         self._next_time = 0.0
 
     def read(self, is_final: bool) -> NamedCurves:
+        if self._text is not None:
+            return self._text.read(is_final)
         try:
             state = self._path.stat()
         except OSError:
@@ -140,7 +147,12 @@ class RewrittenDocument:
         started = time.monotonic()
         text = decode_text(self._path.read_bytes())
         curves = read_document(text, self._path)
-        if curves is None and is_final and not self._stamp:  # it may be text that begins like a document
+        if curves is None and _begins_with_document(text):
+            self._text = GrowingText(self._path)
+            return self._text.read(is_final)
+        if curves is None and is_final and self._stamp:
+            raise ValueError(f"{self._path}: was whole before and is cut off now; write a new file and rename it")
+        if curves is None and is_final:
             reader = OutputReader()
             reader.feed(text)
             reader.finish()
@@ -149,6 +161,15 @@ class RewrittenDocument:
             self._curves, self._stamp = curves, stamp
         self._next_time = time.monotonic() + WAIT_FACTOR * (time.monotonic() - started)
         return self._curves
+
+
+def _begins_with_document(text: str) -> bool:
+    """Return whether a text begins with a whole JSON document."""
+    try:
+        json.JSONDecoder().raw_decode(text.lstrip())
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def read_validation_loss(path: Path) -> NamedCurve | None:

@@ -19,8 +19,8 @@ class PausingPruner(BasePruner):
         rungs: Where trials pause, in increasing order, as shares of what follows `start`.
         reduction_factor: One of so many trials at each rung is continued.
         project_every: One of so many promotions goes to the best trial by its value projected to the end of the run,
-            since early values favor large learning rates (https://arxiv.org/abs/1803.02021), and, where trials have
-            different keys, another one to those whose keys no completed trial has; None for none.
+            since early values favor large learning rates (https://arxiv.org/abs/1803.02021), and in a conditional space
+            another one to the least advanced option without a completed trial; None for none.
         start: Share of a run before which values say too little, such as the longest of several warm-ups.
 
     Raises:

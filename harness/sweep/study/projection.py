@@ -127,8 +127,8 @@ def _expect_gains(
         return np.full(len(curves), np.median(gains))
     deviations = (before - np.median(before[is_known])) / (before[is_known].std() or 1.0)
     features = np.c_[points, np.nan_to_num(deviations).clip(-MAX_DEVIATION, MAX_DEVIATION)]
-    # An objective may be worse than the values before it. No trial is expected to gain more than others have: bad
-    # configurations, far from those that went on, would seem the best.
+    # An objective may be worse than the values before it. No trial is expected to gain more than any other has gained;
+    # otherwise bad configurations, far from those that went on, would seem the best.
     return _predict_gains(features, is_known, gains).clip(min(gains.min(), 0.0), max(gains.max(), 0.0))
 
 

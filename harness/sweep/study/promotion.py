@@ -1,6 +1,6 @@
 """Choose which paused trial is continued. Ranks decide most promotions, as in asynchronous successive halving
-(https://arxiv.org/abs/1810.05934), and values projected to the end of the run the others: ranks fail where early values
-mislead, and a model fails where it is wrong."""
+(https://arxiv.org/abs/1810.05934), and values projected to the end of the run some: ranks fail where early values
+mislead, and a model fails where it is wrong. In conditional spaces some go to options that neither favors."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ left, in `last` there is no budget, and the reduction factor limits promotions. 
 class Promotion:
     """A paused trial to continue from the rung `start` to `target`, both in percent.
 
-    The reason is its rank, its projected value, that no trial with the same keys is complete, or that no new trials are
+    The reason is its rank, its projected value, that its option has no completed trial, or that no new trials are
     started.
     """
 
@@ -59,12 +59,13 @@ def choose_promotion(
     phase: Phase = "search",
     may_continue: Callable[[FrozenTrial, int], bool] = lambda trial, target: True,
 ) -> Promotion | None:
-    """Return the promotion that the ranks allow, of the highest rung first, or None.
+    """Return the next promotion, of the highest rung first, or None.
 
     One of every `reduction_factor` trials at a rung is promoted, the best, whenever that changes. One of every
-    `project_every` promotions goes to the best trial by projected value instead, and in a conditional space another one
-    to the option that is least advanced, until a trial of each is complete. When no new trials are started, the number
-    at each rung is rounded up, or it is not limited, to complete as many as the rest of the budget allows.
+    `project_every` promotions goes to the best trial by projected value instead. In a conditional space another one
+    goes to the least advanced option, until each has a completed trial; trials with the same keys are of one option,
+    such as an optimizer. When no new trials are started, the number at each rung is rounded up, or it is not limited,
+    to complete as many as the rest of the budget allows.
 
     Args:
         sign: -1 if the study maximizes, else 1.
@@ -94,31 +95,43 @@ def _promote_in_turn(
     if pruner.project_every is None:
         return None
     n_promotions = sum(len(trial.user_attrs.get(PROMOTIONS, ())) for trial in trials)
-    turn = n_promotions % pruner.project_every
-    if turn == 0:
-        return _promote_least_advanced(trials, rungs)
-    return _promote_projected(trials, rungs, pruner, sign) if turn == pruner.project_every - 1 else None
+    turn, promotion = n_promotions % pruner.project_every, None
+    if turn == pruner.project_every // 2:
+        promotion = _promote_least_advanced(trials, rungs, pruner)
+    if promotion is None and turn == pruner.project_every - 1:
+        promotion = _promote_projected(trials, rungs, pruner, sign)
+    return promotion
 
 
-def _promote_least_advanced(trials: Sequence[FrozenTrial], rungs: Sequence[_Rung]) -> Promotion | None:
-    """Return the promotion of the best trial, at its furthest rung, of the option that has got least far.
+def _promote_least_advanced(
+    trials: Sequence[FrozenTrial], rungs: Sequence[_Rung], pruner: PausingPruner
+) -> Promotion | None:
+    """Return the promotion of the best trial at the furthest rung of the least advanced option.
 
-    Trials with the same keys are of one option, such as an optimizer. Losses of different options early in a run say
-    little of the order of the final ones. None if a trial of each is complete or running, or there is only one option.
+    Losses of different options early in a run say little of the order of the final ones. Options that have a completed
+    trial, whose best trial is running, or of which there are so few trials that ranks would promote none, are left out.
     """
     options: dict[frozenset[str], list[FrozenTrial]] = {}
     for trial in trials:
-        if is_own_trial(trial) and trial.params:
+        if is_own_trial(trial) and trial.params and trial.state != TrialState.FAIL:
             options.setdefault(frozenset(trial.params), []).append(trial)
     found = []
     for option in options.values() if len(options) > 1 else ():
-        numbers = {trial.number for trial in option}
-        furthest = next((rung for rung in reversed(rungs) if numbers.intersection(rung.ranked)), None)
-        if furthest is not None and not any(trial.state == TrialState.COMPLETE for trial in option):
-            best = next(number for number in furthest.ranked if number in numbers)
-            if promotion := furthest.promote([best], "coverage"):
+        is_complete = any(trial.state == TrialState.COMPLETE for trial in option)
+        if len(option) >= pruner.reduction_factor and not is_complete:
+            running = {trial.number for trial in option if trial.state == TrialState.RUNNING}
+            if promotion := _promote_furthest({trial.number for trial in option}, running, rungs):
                 found.append(promotion)
     return min(found, key=lambda promotion: (promotion.start, promotion.number), default=None)
+
+
+def _promote_furthest(numbers: set[int], running: set[int], rungs: Sequence[_Rung]) -> Promotion | None:
+    """Return the promotion of the best of these trials at the furthest rung of any that can go on; None if it runs."""
+    for rung in reversed(rungs):
+        best = next((one for one in rung.ranked if one in numbers and one in rung.paused | running), None)
+        if best is not None:
+            return rung.promote([best], "coverage")
+    return None
 
 
 def _promote_projected(

@@ -36,7 +36,7 @@ TARGET = "target"  # the rung, in percent of a run, to which the trial runs befo
 PRIOR = "prior_origin"
 """Origin of the values of one of the first trials of a study with a warm start: {"source": name, "trial": number}
 of the earlier trial, or {"source": path, "lr_band": [low, high]}; empty if the sampler proposes it."""
-PROMOTIONS = "promotions"  # each time it was continued for its rank: {"start": rung, "target": rung, "reason": why}
+PROMOTIONS = "promotions"  # each time it was promoted: {"start": rung, "target": rung, "reason": why}
 OWN_TRIAL_ATTRS = frozenset(
     {WORKER, RESULT, RETRY_OF, RETRIES, BASELINE, FIXED_VALUES, SEED_RUN, LAST_STEP, TARGET, PROMOTIONS, PRIOR}
 )

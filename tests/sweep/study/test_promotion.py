@@ -134,7 +134,7 @@ def test_some_promotions_go_to_the_best_projected_value() -> None:
     pruner = PausingPruner(project_every=4)
     ahead = [make_trial({4: 2.0, 12: 1.0 + lr}, lr=lr) for lr in (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)]
     behind = [make_trial({4: 2.1 + index / 100}, lr=0.9) for index in range(11)]
-    slow = make_trial({4: 2.05}, lr=0.4)
+    slow = make_trial({4: 2.15}, lr=0.4)
     ahead[0].state = TrialState.RUNNING
     ahead[0].user_attrs[PROMOTIONS] = [{"start": 4, "target": 12, "reason": "rank"}] * 3
     assert choose(*ahead, *behind, slow, pruner=pruner) == Promotion(17, 4, 12, "projection")
@@ -166,26 +166,51 @@ def make_option(key: str, *curves: dict[int, float], state: TrialState = TrialSt
     return trials
 
 
-def test_an_option_of_which_no_trial_is_complete_gets_a_turn() -> None:
+def promote_often(trial: FrozenTrial, n: int) -> None:
+    trial.user_attrs[PROMOTIONS] = [{"start": 4, "target": 12, "reason": "rank"}] * n
+
+
+def test_an_option_without_a_completed_trial_gets_a_turn() -> None:
     """Late starters, such as LAMB, are behind the others at every early rung."""
     pruner = PausingPruner(project_every=8)
     adamw = make_option("lr @ optimizer=adamw", *({4: 1.0 + index} for index in range(6)))
     done = make_option("lr @ optimizer=sgd", {4: 3.0, 12: 3.0, 36: 3.0, 100: 1.0}, state=TrialState.COMPLETE)
     lamb = make_option("lr @ optimizer=lamb", {4: 9.0}, {4: 8.5}, {4: 8.0, 12: 7.5})
+    promote_often(done[0], 4)
     assert choose(*done, *adamw, *lamb, pruner=pruner) == Promotion(1, 4, 12, "coverage")
     adamw[0].intermediate_values |= {12: 0.9, 36: 0.8}
     assert choose(*done, *adamw, *lamb, pruner=pruner) == Promotion(9, 12, 36, "coverage")
-    adamw[1].user_attrs[PROMOTIONS] = [{"start": 4, "target": 12, "reason": "coverage"}]
+    lamb[2].state = TrialState.RUNNING
+    assert choose(*done, *adamw, *lamb, pruner=pruner) == Promotion(1, 36, 100, "coverage")
+    adamw[0].state = TrialState.COMPLETE
     assert choose(*done, *adamw, *lamb, pruner=pruner) == Promotion(2, 4, 12, "rank")
-    assert choose(*done, *adamw, *lamb) == Promotion(2, 4, 12, "rank")  # project_every is null
 
 
-def test_an_option_gets_no_turn_while_its_best_trial_runs_or_where_there_is_no_other() -> None:
+@pytest.mark.parametrize("n_promotions", [0, 3, 5, 8])
+def test_it_is_one_turn_of_many(n_promotions: int) -> None:
+    options = [*make_option("sgd", *({4: 1.0 + index} for index in range(6))), *make_option("lamb", *[{4: 9.0}] * 3)]
+    promote_often(options[0], n_promotions)
+    assert choose(*options, pruner=PausingPruner(project_every=8)) == Promotion(0, 4, 12, "rank")
+
+
+def test_a_trial_that_cannot_go_on_does_not_stop_its_option() -> None:
     pruner = PausingPruner(project_every=8)
     done = make_option("sgd", {4: 3.0, 12: 3.0, 36: 3.0, 100: 1.0}, state=TrialState.COMPLETE)
-    running = make_option("lamb", {4: 9.0, 12: 8.0}, state=TrialState.RUNNING)
-    assert choose(*done, *running, *make_option("lamb", {4: 9.5}), pruner=pruner) is None
-    assert choose(*make_option("lamb", {4: 9.5}), pruner=pruner) is None
+    lamb = make_option("lamb", {4: 9.0}, {4: 8.0}, {4: 8.0})
+    lamb += make_option("lamb", {4: 7.0, 12: math.inf}, state=TrialState.PRUNED)
+    promote_often(done[0], 4)
+    assert choose(*done, *lamb, pruner=pruner) == Promotion(2, 4, 12, "coverage")
+
+
+def test_trials_with_other_keys_by_chance_are_no_options() -> None:
+    pruner = PausingPruner(project_every=8)
+    flat = make_option("lr", *({4: 1.0 + index} for index in range(6)))
+    odd = [*make_option("part", *[{4: 9.0}] * 3, state=TrialState.FAIL), *make_option("other", {4: 9.0}, {4: 9.0})]
+    promote_often(flat[0], 4)
+    assert choose(*flat, *odd, pruner=pruner) == Promotion(0, 4, 12, "coverage")
+    flat[0].intermediate_values |= {12: 1.0, 36: 1.0, 100: 1.0}
+    flat[0].state = TrialState.COMPLETE
+    assert choose(*flat, *odd, pruner=pruner) == Promotion(1, 4, 12, "rank")
 
 
 @pytest.mark.parametrize(("start", "expected"), [(0.0, (4, 12, 36)), (0.2, (23, 30, 49)), (1.0, (90, 91, 94))])

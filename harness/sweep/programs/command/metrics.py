@@ -74,15 +74,18 @@ class MetricReader:
             self._sources = [_open_source(name, output.parent, environment) for name in spec.sources]
         self._reported: tuple[str, int] = ("", 0)  # name of the curve that was read last, and how much of it
         self._taken: dict[str, int] = {}  # number of points by key
+        self._final_curves: NamedCurves | None = None
 
     def read_new_points(self, is_final: bool = False) -> list[CurvePoint]:
         """Read what the program has written since the last call; return the new points of the metric.
 
         Without a named metric these are those of the validation loss. There are none while the metric is not there.
-        It is final if the program has ended by itself.
+
+        Args:
+            is_final: Whether the program has ended with a result, so that everything can be read.
 
         Raises:
-            ValueError: If a source cannot be read.
+            ValueError: If a source cannot be read, or is missing when it is final.
         """
         curves = self._read_sources(is_final)
         try:
@@ -102,11 +105,13 @@ class MetricReader:
         """Return the points of all curves that were read since the last call, by name, for the record of the trial.
 
         Losses, LR and gradient norm have our names; the first name that stands for one of these gets it. A setting,
-        and a number that was printed once and has no name of a metric, is none. It is final if the program has ended
-        by itself.
+        and a number that was printed once and has no name of a metric, is none.
+
+        Args:
+            is_final: Whether the program has ended with a result, so that everything can be read.
 
         Raises:
-            ValueError: If a source cannot be read.
+            ValueError: If a source cannot be read, or is missing when it is final.
         """
         found: dict[str, list[CurvePoint]] = {}
         taken_names: set[str] = set()
@@ -172,18 +177,28 @@ class MetricReader:
         return None
 
     def _read_sources(self, is_final: bool) -> NamedCurves:
-        """Return the curves of all sources; of one name, those of the first source that has it."""
-        read = [source.read(is_final) for source in self._sources]
-        if len(read) == 1:
-            return read[0]
-        merged = NamedCurves()
-        for curves in read:
-            merged.by_key = curves.by_key | merged.by_key
-            merged.last_bare = curves.last_bare if merged.last_bare is None else merged.last_bare
-        return merged
+        """Return the curves of all sources; of one name, those of the first source that has it.
+
+        After a final read the sources do not change.
+        """
+        if self._final_curves is None:
+            curves = _merge_curves([source.read(is_final) for source in self._sources])
+            self._final_curves = curves if is_final else None
+            return curves
+        return self._final_curves
 
     def _describe_sources(self) -> str:
         return " and ".join(self._names) if self._spec.sources else "the output"
+
+
+def _merge_curves(read: Sequence[NamedCurves]) -> NamedCurves:
+    if len(read) == 1:
+        return read[0]
+    merged = NamedCurves()
+    for curves in read:
+        merged.by_key = curves.by_key | merged.by_key
+        merged.last_bare = curves.last_bare if merged.last_bare is None else merged.last_bare
+    return merged
 
 
 def pick_point(curve: NamedCurve, pick: str, direction: str) -> CurvePoint:

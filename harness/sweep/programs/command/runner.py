@@ -96,8 +96,9 @@ class CommandRunner:
                 should_end=watcher.should_end,
                 grace_seconds=self._grace_seconds,
             )
-            watcher.read_new_values(is_final=not program_exit.was_ended)
-            if not program_exit.was_ended and program_exit.code == 0:
+            has_result = not program_exit.was_ended and program_exit.code == 0
+            watcher.read_new_values(is_final=has_result)
+            if has_result:
                 self._shared_files.end_trial(job.number, job.folder.parent)
             if program_exit.n_left:
                 record.add_notice(f"processes that the program left behind and that were ended: {program_exit.n_left}")
@@ -253,7 +254,7 @@ class _OutputWatcher:
         return self.is_pruned and self.reports.end_program(self._grace_seconds)
 
     def read_new_values(self, is_final: bool = False) -> None:
-        """Record and report what the program has written since the last call; all of it if it has ended by itself."""
+        """Record and report what the program has written since the last call; all of it if that is final."""
         reported = self.reports.read_new_points()
         for point in reported:
             self._record.add_metrics(point.step, {self._objective: point.value}, estimate_total_steps(point))

@@ -242,7 +242,27 @@ def test_trainer_state_knows_the_length_and_may_be_half_written(
     (tmp_path / "checkpoint-300" / "trainer_state.json").write_text(json.dumps(longer))
     assert [tuple(point) for point in reader.read_new_points()] == [(300, 1.6, 0.75)]
     (tmp_path / "checkpoint-300" / "trainer_state.json").write_text(json.dumps(longer)[:-30])
-    assert reader.read_new_points(is_final=True) == []
+    with pytest.raises(ValueError, match="cut off"):
+        reader.read_new_points(is_final=True)
+
+
+ONE_LINE, PRETTY = json.dumps({"lr": 0.1}), json.dumps({"lr": 0.1}, indent=2)
+
+
+@pytest.mark.parametrize("first", ['{"epoch": 1, "val_loss": 1.0}', ONE_LINE, PRETTY], ids=["row", "config", "pretty"])
+def test_lines_after_a_document_are_read_as_text(first: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(value_sources, "WAIT_FACTOR", 0)
+    path = tmp_path / "log.jsonl"
+    path.write_text(f"{first}\n")
+    reader = MetricReader(MetricSpec("val_loss", (str(path),)), tmp_path / "output.log")
+    n_points = len(reader.read_new_points())
+    for epoch in (2, 3):
+        with path.open("a") as file:
+            print(json.dumps({"epoch": epoch, "val_loss": 1 / epoch}), file=file)
+        n_points += len(reader.read_new_points())
+    assert n_points == (3 if "epoch" in first else 2)
+    final = reader.read_final_value()
+    assert (final.step, final.value) == (3, 1 / 3)
 
 
 def test_wildcards_name_the_latest_file(tmp_path: Path) -> None:
