@@ -97,19 +97,17 @@ def _promote_in_turn(
     n_promotions = sum(len(trial.user_attrs.get(PROMOTIONS, ())) for trial in trials)
     turn, promotion = n_promotions % pruner.project_every, None
     if turn == pruner.project_every // 2:
-        promotion = _promote_least_advanced(trials, rungs, pruner)
+        promotion = _promote_least_advanced(trials, rungs)
     if promotion is None and turn == pruner.project_every - 1:
         promotion = _promote_projected(trials, rungs, pruner, sign)
     return promotion
 
 
-def _promote_least_advanced(
-    trials: Sequence[FrozenTrial], rungs: Sequence[_Rung], pruner: PausingPruner
-) -> Promotion | None:
+def _promote_least_advanced(trials: Sequence[FrozenTrial], rungs: Sequence[_Rung]) -> Promotion | None:
     """Return the promotion of the best trial at the furthest rung of the least advanced option.
 
     Losses of different options early in a run say little of the order of the final ones. Options that have a completed
-    trial, whose best trial is running, or of which there are so few trials that ranks would promote none, are left out.
+    trial, only one trial, or whose best trial is running, are left out.
     """
     options: dict[frozenset[str], list[FrozenTrial]] = {}
     for trial in trials:
@@ -118,7 +116,7 @@ def _promote_least_advanced(
     found = []
     for option in options.values() if len(options) > 1 else ():
         is_complete = any(trial.state == TrialState.COMPLETE for trial in option)
-        if len(option) >= pruner.reduction_factor and not is_complete:
+        if len(option) > 1 and not is_complete:
             running = {trial.number for trial in option if trial.state == TrialState.RUNNING}
             if promotion := _promote_furthest({trial.number for trial in option}, running, rungs):
                 found.append(promotion)

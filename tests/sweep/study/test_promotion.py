@@ -205,7 +205,7 @@ def test_a_trial_that_cannot_go_on_does_not_stop_its_option() -> None:
 def test_trials_with_other_keys_by_chance_are_no_options() -> None:
     pruner = PausingPruner(project_every=8)
     flat = make_option("lr", *({4: 1.0 + index} for index in range(6)))
-    odd = [*make_option("part", *[{4: 9.0}] * 3, state=TrialState.FAIL), *make_option("other", {4: 9.0}, {4: 9.0})]
+    odd = [*make_option("part", *[{4: 9.0}] * 3, state=TrialState.FAIL), *make_option("other", {4: 9.0})]
     promote_often(flat[0], 4)
     assert choose(*flat, *odd, pruner=pruner) == Promotion(0, 4, 12, "coverage")
     flat[0].intermediate_values |= {12: 1.0, 36: 1.0, 100: 1.0}
