@@ -244,10 +244,10 @@ def test_a_failure_rate_alone_says_how_many_may_fail(options: str, max_failures:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("option", "reason", "n_trials"),
-    [("--patience 2", "no better value in 2 trials", 3), ("--max-seconds 1", "the time budget is used up", 1)],
+    [("--patience 2", "no better value in 2 trials", 3), ("--max-seconds 6", "the time budget is used up", 1)],
 )
 def test_budgets_end_a_sweep(option: str, reason: str, n_trials: int, capsys) -> None:
-    Path("t.sh").write_text("sleep 1; echo val_loss: 1" if "seconds" in option else "echo val_loss: 1")
+    Path("t.sh").write_text("sleep 6; echo val_loss: 1" if "seconds" in option else "echo val_loss: 1")
     assert run_sweep(f"--n-trials 9 {option} -- sh t.sh 'interval(0,1)'") == 0
     assert f"No more trials: {reason}." in capsys.readouterr().out
     assert len(load_trials("t")) == n_trials
